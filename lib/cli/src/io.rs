@@ -1,0 +1,48 @@
+//! Standard streams and files as records, and progress for people.
+
+use anyhow::Context;
+use cute_records::{Reader, Writer};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::path::Path;
+
+/// stdout as a record writer.
+pub fn stdout() -> Writer<'static> {
+    Writer::new(io::stdout())
+}
+
+/// stdin as record lines; `None` when stdin is a terminal, where waiting would look like hanging.
+pub fn stdin_records() -> Option<Reader<Box<dyn BufRead + Send>>> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return None;
+    }
+    Some(Reader::new("stdin", Box::new(BufReader::with_capacity(1 << 16, stdin))))
+}
+
+/// Opens a file, or stdin for `-`.
+///
+/// # Errors
+/// When the file cannot be opened, naming it.
+pub fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn BufRead + Send>>> {
+    if path == Path::new("-") {
+        return Ok(Reader::new("stdin", Box::new(BufReader::new(io::stdin()))));
+    }
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(Reader::new(&path.display().to_string(), Box::new(BufReader::with_capacity(1 << 16, file))))
+}
+
+/// A progress bar on stderr over `len` items; hidden when stderr is no terminal.
+pub fn progress(len: u64, what: &str) -> ProgressBar {
+    bar(len, what, "{msg} {wide_bar} {pos}/{len} {per_sec} eta {eta}")
+}
+
+/// A progress bar on stderr over `len` bytes; hidden when stderr is no terminal.
+pub fn progress_bytes(len: u64, what: &str) -> ProgressBar {
+    bar(len, what, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
+}
+
+fn bar(len: u64, what: &str, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len).with_style(style).with_message(what.to_owned())
+}

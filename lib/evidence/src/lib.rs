@@ -1,0 +1,1 @@
+//! Log patterns, detectors, statistics, pool replay, gates: pure, never sees the engine

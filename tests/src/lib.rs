@@ -1,0 +1,1 @@
+//! Whole pipelines, documentation commands and tidiness

@@ -1,0 +1,2 @@
+//! cute-audit: check records for invariants; append findings
+fn main() {}

@@ -1,0 +1,2 @@
+//! cute-dispatch-extract: text logs to typed records
+fn main() {}

@@ -1,0 +1,2 @@
+//! cute-generate: run the engine over prompts; print completion records
+fn main() {}

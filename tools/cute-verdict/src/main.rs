@@ -1,0 +1,2 @@
+//! cute-verdict: judge records; the exit code is the judgment
+fn main() {}
