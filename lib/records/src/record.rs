@@ -410,6 +410,9 @@ pub struct Dispatch {
     /// why it was chosen
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// pieces the output projection's K range is cut into
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wo_split: Option<u64>,
     /// fields of the line this build does not know
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub other: BTreeMap<String, String>,
@@ -445,6 +448,27 @@ pub struct Pool {
     pub available_bytes: Option<u64>,
     /// `none`, `align`, …
     pub mamba_cache_mode: Option<String>,
+    /// smallest and largest block count the reported figures allow, when they leave a choice
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_blocks_range: Option<(u64, u64)>,
+    /// groups of layers that take blocks by the token
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_groups: Option<u64>,
+    /// groups of layers that keep one state per sequence
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_groups: Option<u64>,
+    /// tokens of a kernel page, when a block spans several
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<u64>,
+    /// tensors the pool's memory is cut into: layers of a group
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<u64>,
+    /// number format of K and V
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache_dtype: Option<String>,
+    /// most sequences served at once
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_seqs: Option<u64>,
     /// where it was read; absent when the engine itself wrote it
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
