@@ -1,1 +1,107 @@
-//! (being written)
+//! The auditor's invariants: records in, findings out.
+//!
+//! A [`Case`] is everything a stream said, sorted by leg. Each check reads it and returns findings; none of
+//! them judges. Whether findings are tolerable is a gate's business ([`crate::gates`]).
+//!
+//! | module | for |
+//! |---|---|
+//! | [`case`] | everything a stream said, leg by leg |
+//! | [`pipe`] | reading and forwarding a stream; a closed pipe is no reason to stop thinking |
+//! | [`dispatch`] | expected layers on the expected path, by outcome |
+//! | [`repeat`] | same prompt, same fingerprint |
+//! | [`output`] | one finding for every reply that is not healthy |
+//! | [`state`] | slots and pages: zero on acquire, one owner |
+//! | [`stream`] | ends, missing rows, duplicated rows |
+
+pub mod case;
+pub mod dispatch;
+pub mod output;
+pub mod pipe;
+pub mod repeat;
+pub mod state;
+pub mod stream;
+
+pub use case::{Case, Leg};
+pub use dispatch::{Expectations, Layers, Path};
+
+use cute_records::{Finding, Severity};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Checks whose findings say that evidence is missing: no verdict can rest on what is left.
+pub const EVIDENCE_MISSING: &[&str] = &[
+    "stream_cut_off",
+    "lines_unreadable",
+    "no_dispatch_records",
+    "no_completions",
+    "runs_missing",
+    "rows_missing",
+    "rows_duplicated",
+];
+
+/// Builds a finding; the rest is filled in by [`FindingExt`].
+pub fn finding(check: &str, severity: Severity, message: impl Into<String>) -> Finding {
+    Finding {
+        check: check.to_owned(),
+        severity,
+        message: message.into(),
+        ordinal: None,
+        layer: None,
+        at: None,
+        data: BTreeMap::new(),
+    }
+}
+
+/// Fills in the optional parts of a finding, one a line.
+pub trait FindingExt {
+    /// the request it concerns
+    fn ordinal(self, ordinal: u64) -> Self;
+    /// the layer it concerns
+    fn layer(self, layer: Option<u32>) -> Self;
+    /// where the evidence stands
+    fn at(self, at: Option<String>) -> Self;
+    /// a piece of evidence
+    fn with(self, key: &str, value: impl Into<Value>) -> Self;
+}
+
+impl FindingExt for Finding {
+    fn ordinal(mut self, ordinal: u64) -> Self {
+        self.ordinal = Some(ordinal);
+        self
+    }
+    fn layer(mut self, layer: Option<u32>) -> Self {
+        self.layer = layer;
+        self
+    }
+    fn at(mut self, at: Option<String>) -> Self {
+        self.at = at;
+        self
+    }
+    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+/// Everything the checks find in a case, in a fixed order.
+pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
+    let mut out = stream::check(case);
+    out.extend(dispatch::check(case, expected));
+    out.extend(case.states.findings());
+    out.extend(repeat::check(case));
+    out.extend(output::check(case));
+    out
+}
+
+/// Ordinals as ranges: `162-213`, or `3, 7-9`.
+pub fn ranges(ordinals: impl IntoIterator<Item = u64>) -> String {
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for n in ordinals {
+        match out.last_mut() {
+            Some((_, end)) if *end + 1 == n => *end = n,
+            _ => out.push((n, n)),
+        }
+    }
+    let words = out.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
+    words.collect::<Vec<_>>().join(", ")
+}

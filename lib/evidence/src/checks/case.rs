@@ -1,0 +1,242 @@
+//! Everything a stream said, sorted by leg.
+//!
+//! A leg is one boot of one server: its replies, its pool, its log. Records that name no leg belong to the
+//! stream's own; a second producer in the same stream starts the next one, so that two engines' ordinals
+//! never mix.
+
+use super::state::States;
+use crate::detect::{self, Labelled};
+use cute_records::{
+    Completion, Count, Dispatch, Event, Finding, Ledger, Model, Parsed, Pool, Record, Run, RunScore, Severity, Timing,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One boot of one server.
+#[derive(Clone, Debug, Default)]
+pub struct Leg {
+    /// its name; empty for the stream's own
+    pub name: String,
+    /// its replies by ordinal, each once
+    pub completions: Vec<Completion>,
+    /// a label for each of them
+    pub labels: Vec<Labelled>,
+    /// pools its log or engine reported
+    pub pools: Vec<Pool>,
+    /// recognised log lines
+    pub events: Vec<Event>,
+    /// dispatch decisions
+    pub dispatch: Vec<Dispatch>,
+}
+
+/// Everything a stream said.
+#[derive(Debug, Default)]
+pub struct Case {
+    /// who wrote it
+    pub runs: Vec<Run>,
+    /// the checkpoints it names
+    pub models: Vec<Model>,
+    /// its legs, in order of appearance
+    pub legs: Vec<Leg>,
+    /// findings that came with it
+    pub findings: Vec<Finding>,
+    /// durations
+    pub timings: Vec<Timing>,
+    /// lives of slots and pages
+    pub states: States,
+    /// runs against ends
+    pub ledger: Ledger,
+    /// lines that could not be understood, as `file:line: reason`
+    pub bad_lines: Vec<String>,
+    /// records seen, by type
+    pub seen: Count,
+    producers: usize,
+    open: BTreeMap<String, usize>,
+}
+
+impl Case {
+    /// Takes note of the next record of the stream.
+    pub fn note(&mut self, parsed: &Parsed) {
+        self.ledger.note(parsed);
+        if let Parsed::Known(record) = parsed {
+            self.add(record);
+        }
+    }
+
+    /// Takes note of a record that came from elsewhere than the stream (a results directory, a log).
+    pub fn add(&mut self, record: &Record) {
+        *self.seen.entry(record.kind().to_owned()).or_default() += 1;
+        match record {
+            Record::Run(run) => {
+                if run.tool == "cute-generate" {
+                    self.producers += 1;
+                }
+                self.runs.push(run.clone());
+            }
+            Record::Model(model) => self.models.push(model.clone()),
+            Record::Completion(c) => self.completion(c.clone()),
+            Record::Dispatch(d) => self.of_source(&d.source.file).dispatch.push(d.clone()),
+            Record::Pool(p) => {
+                let file = p.source.as_ref().map_or(String::new(), |s| s.file.clone());
+                self.of_source(&file).pools.push(p.clone());
+            }
+            Record::Event(e) => self.of_source(&e.source.file).events.push(e.clone()),
+            Record::State(s) => self.states.note(s),
+            Record::Timing(t) => self.timings.push(t.clone()),
+            Record::Finding(f) => self.findings.push(f.clone()),
+            Record::Prompt(_) | Record::Verdict(_) | Record::End(_) => {}
+        }
+    }
+
+    fn completion(&mut self, mut c: Completion) {
+        let name = match &c.leg {
+            Some(leg) => leg.clone(),
+            None if self.producers > 1 => format!("producer {}", self.producers),
+            None => String::new(),
+        };
+        let labelled = detect::label(&c);
+        // Ids and probabilities have served the detectors; a long soak must fit in memory.
+        c.token_ids = None;
+        c.logprobs = None;
+        let leg = self.leg(&name);
+        leg.completions.push(c);
+        leg.labels.push(labelled);
+    }
+
+    /// The leg of this name, made if it is new.
+    pub fn leg(&mut self, name: &str) -> &mut Leg {
+        let at = *self.open.entry(name.to_owned()).or_insert_with(|| {
+            self.legs.push(Leg { name: name.to_owned(), ..Leg::default() });
+            self.legs.len() - 1
+        });
+        &mut self.legs[at]
+    }
+
+    /// Where a log's records wait until [`Case::finish`] knows whose log it is.
+    fn of_source(&mut self, file: &str) -> &mut Leg {
+        self.leg(&format!("\0{file}"))
+    }
+
+    /// Brings order in: logs go to their legs, replies are sorted by ordinal and compared across runs.
+    pub fn finish(&mut self) {
+        let (logs, mut legs): (Vec<Leg>, Vec<Leg>) =
+            std::mem::take(&mut self.legs).into_iter().partition(|l| l.name.starts_with('\0'));
+        self.open.clear();
+        for log in logs {
+            let file = log.name.trim_start_matches('\0').to_owned();
+            let at = owner(&legs, &file);
+            let leg = match at {
+                Some(at) => &mut legs[at],
+                None => {
+                    legs.push(Leg { name: folder(&file).unwrap_or(&file).to_owned(), ..Leg::default() });
+                    let last = legs.len() - 1;
+                    &mut legs[last]
+                }
+            };
+            leg.pools.extend(log.pools);
+            leg.events.extend(log.events);
+            leg.dispatch.extend(log.dispatch);
+        }
+        for leg in &mut legs {
+            leg.settle();
+        }
+        self.legs = legs;
+    }
+
+    /// Legs that hold replies.
+    pub fn with_completions(&self) -> impl Iterator<Item = &Leg> {
+        self.legs.iter().filter(|l| !l.completions.is_empty())
+    }
+
+    /// Findings of severity `error`.
+    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|f| f.severity == Severity::Error)
+    }
+
+    /// All dispatch decisions, whatever their leg.
+    pub fn dispatch(&self) -> impl Iterator<Item = &Dispatch> {
+        self.legs.iter().flat_map(|l| &l.dispatch)
+    }
+}
+
+/// The leg a log belongs to: the only one; else the one whose replies were read beside it.
+fn owner(legs: &[Leg], file: &str) -> Option<usize> {
+    if legs.len() == 1 {
+        return Some(0);
+    }
+    if let Some(dir) = folder(file) {
+        let beside = |l: &Leg| l.name == dir || l.completions.iter().any(|c| c.source.as_deref().is_some_and(|s| within(s, file)));
+        if let Some(at) = legs.iter().position(beside) {
+            return Some(at);
+        }
+    }
+    // The stream's own log names no folder that results were read from.
+    legs.iter().position(|l| l.name.is_empty())
+}
+
+/// True when a result file stands in the folder of a log, or below it.
+fn within(result: &str, log: &str) -> bool {
+    let dir = log.rsplit_once('/').map_or("", |(d, _)| d);
+    !dir.is_empty() && result.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Last folder of a path.
+fn folder(file: &str) -> Option<&str> {
+    let dir = file.rsplit_once('/')?.0;
+    Some(dir.rsplit_once('/').map_or(dir, |(_, last)| last)).filter(|d| !d.is_empty())
+}
+
+impl Leg {
+    fn settle(&mut self) {
+        let mut order: Vec<usize> = (0..self.completions.len()).collect();
+        order.sort_by_key(|i| self.completions[*i].ordinal);
+        self.completions = order.iter().map(|i| self.completions[*i].clone()).collect();
+        self.labels = order.iter().map(|i| self.labels[*i].clone()).collect();
+        let refs: Vec<&Completion> = self.completions.iter().collect();
+        detect::across(&refs, &mut self.labels);
+    }
+
+    /// Replies with their labels, by ordinal.
+    pub fn replies(&self) -> impl Iterator<Item = (&Completion, &Labelled)> {
+        self.completions.iter().zip(&self.labels)
+    }
+
+    /// What to call it on a page.
+    pub fn title(&self) -> &str {
+        if self.name.is_empty() { "this stream" } else { &self.name }
+    }
+
+    /// The runs, 0-based numbers in order.
+    pub fn runs(&self) -> Vec<u64> {
+        self.completions.iter().map(|c| c.run).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Questions of the prompt set: one past the highest index.
+    pub fn questions(&self) -> u64 {
+        self.completions.iter().map(|c| c.index + 1).max().unwrap_or(0)
+    }
+
+    /// A score for each run.
+    pub fn scores(&self) -> Vec<RunScore> {
+        let mut by_run: BTreeMap<u64, RunScore> = BTreeMap::new();
+        for (c, l) in self.replies() {
+            let s = by_run.entry(c.run).or_insert_with(|| RunScore { run: c.run, ..RunScore::default() });
+            s.n += u64::from(c.correct.is_some() || c.gold.is_some());
+            s.correct += u64::from(c.correct == Some(true));
+            s.errors += u64::from(l.label == detect::Label::ClientError);
+            s.degenerate += u64::from(l.degenerate());
+        }
+        by_run.into_values().collect()
+    }
+
+    /// Ordinals of replies that collapsed into one token.
+    pub fn degenerate(&self) -> Vec<u64> {
+        self.replies().filter(|(_, l)| l.degenerate()).map(|(c, _)| c.ordinal).collect()
+    }
+
+    /// The pool with the most to say, if any was reported.
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pools.iter().rev().max_by_key(|p| {
+            [p.num_blocks, p.block_bytes, p.block_size, p.token_bytes, p.state_blocks_per_request].iter().flatten().count()
+        })
+    }
+}

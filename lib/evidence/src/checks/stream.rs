@@ -1,0 +1,62 @@
+//! Is the evidence whole? Streams without an end, runs and rows that are missing, rows that stand there twice.
+
+use super::{Case, FindingExt, Leg, finding, ranges};
+use cute_records::{Finding, Severity};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Looks for gaps in a case.
+pub fn check(case: &Case) -> Vec<Finding> {
+    let cut = case.ledger.trouble().into_iter().map(|why| finding("stream_cut_off", Severity::Warning, why));
+    let mut out: Vec<Finding> = cut.collect();
+    if let Some(first) = case.bad_lines.first() {
+        out.push(
+            finding(
+                "lines_unreadable",
+                Severity::Warning,
+                format!("{} line(s) could not be understood, first {first}", case.bad_lines.len()),
+            )
+            .with("count", case.bad_lines.len()),
+        );
+    }
+    for leg in case.with_completions() {
+        out.extend(rows(leg));
+    }
+    out
+}
+
+/// Runs that lack rows, and rows that stand there twice.
+fn rows(leg: &Leg) -> Vec<Finding> {
+    let mut by_run: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
+    for c in &leg.completions {
+        *by_run.entry(c.run).or_default().entry(c.index).or_default() += 1;
+    }
+    let mut out = Vec::new();
+    // What every graded run should hold is what any of them held; ungraded single requests set no measure.
+    let size = leg.questions();
+    for (run, rows) in &by_run {
+        let twice: Vec<u64> = rows.iter().filter(|(_, n)| **n > 1).map(|(i, _)| *i).collect();
+        if !twice.is_empty() {
+            let message = format!("{}: run {run}: index {} stands there more than once", leg.title(), ranges(twice));
+            out.push(finding("rows_duplicated", Severity::Warning, message).with("run", *run));
+        }
+        let highest = rows.keys().next_back().map_or(0, |i| i + 1);
+        let expect = if graded(leg, *run) { size } else { highest };
+        let missing: BTreeSet<u64> = (0..expect).filter(|i| !rows.contains_key(i)).collect();
+        if !missing.is_empty() {
+            let message =
+                format!("{}: run {run}: {} of {expect} rows are missing: index {}", leg.title(), missing.len(), ranges(missing));
+            out.push(finding("rows_missing", Severity::Warning, message).with("run", *run));
+        }
+    }
+    let last = by_run.keys().next_back().copied().unwrap_or(0);
+    let gone: Vec<u64> = (0..=last).filter(|r| !by_run.contains_key(r)).collect();
+    if !gone.is_empty() {
+        let message = format!("{}: run {} of {} is missing", leg.title(), ranges(gone), last + 1);
+        out.push(finding("runs_missing", Severity::Warning, message));
+    }
+    out
+}
+
+fn graded(leg: &Leg, run: u64) -> bool {
+    leg.completions.iter().any(|c| c.run == run && c.correct.is_some())
+}

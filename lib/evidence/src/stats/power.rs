@@ -1,0 +1,61 @@
+//! What a gate can see: how often `at least k of n` fails when accuracy is what it should be, and when it has dropped.
+
+use super::binomial;
+
+/// A gate `correct >= k of n`, asked of `runs` runs, all of which must pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Power {
+    /// least number of right answers
+    pub k: u64,
+    /// questions of a run
+    pub n: u64,
+    /// runs
+    pub runs: u64,
+}
+
+impl Power {
+    /// The gate of a ratio on `n` questions: at least `ceil(n * num / den)`.
+    pub fn of_ratio(num: u64, den: u64, n: u64, runs: u64) -> Power {
+        let k = (u128::from(n) * u128::from(num)).div_ceil(u128::from(den.max(1)));
+        Power { k: k as u64, n, runs }
+    }
+
+    /// Chance that one run fails the gate at accuracy `p`.
+    pub fn fails_once(&self, p: f64) -> f64 {
+        binomial::cdf(self.k as i64 - 1, self.n, p)
+    }
+
+    /// Chance that any of the runs fails it.
+    pub fn fails(&self, p: f64) -> f64 {
+        1.0 - (1.0 - self.fails_once(p)).powi(self.runs as i32)
+    }
+
+    /// The sentence a reader needs beside the gate.
+    pub fn sentence(&self, good: f64, bad: f64) -> String {
+        let runs = match self.runs {
+            0 | 1 => String::new(),
+            runs => format!(" (in {} when all of {runs} runs must pass)", percent(self.fails(bad))),
+        };
+        format!(
+            "{} of {} asked once sees a drop from {} to {} in only {} of runs{runs}, and fails a sound system in {}",
+            self.k,
+            self.n,
+            percent(good),
+            percent(bad),
+            percent(self.fails_once(bad)),
+            percent(self.fails_once(good)),
+        )
+    }
+}
+
+/// A share as people read it.
+pub fn percent(p: f64) -> String {
+    let x = p * 100.0;
+    match x {
+        x if (x - x.round()).abs() < 1e-9 => format!("{x:.0} %"),
+        x if x >= 10.0 => format!("{x:.0} %"),
+        x if x >= 0.1 => format!("{x:.1} %"),
+        x if x > 0.0 => format!("{x:.1e} %"),
+        _ => "0 %".to_owned(),
+    }
+}
