@@ -779,15 +779,17 @@ def grade_batch(model, tok, prompts, problems, max_new):
     return [extract(t) == gold(p) for t, p in zip(texts, problems)]
 
 
-ROWS = ["zero", "carried", "random x1", "random x3", "random x10"]
+ROWS = ["zero", "carried", "carried S", "random x1", "random x3", "random x10"]
+CHAINED = 3  # the first three rows hand something to the request after them
 
 
 def grade_stale(model, tok, problems, max_new, seed):
-    """Each problem alone, in five copies that differ only in the state they start from.
+    """Each problem alone, in six copies that differ only in the state they start from.
 
-    zero      as it should be
-    carried   what the request before it in this row left in its slot (recurrent and conv state), chained
-    random xK normal noise of K times the RMS that the request before it left, in every GDN layer
+    zero       as it should be
+    carried    what the request before it in this row left in its slot (recurrent and conv state), chained
+    carried S  the same with the recurrent state alone
+    random xK  normal noise of K times the RMS that the request before it left, in every GDN layer
     Returns {row: [(correct, text)]}.
     """
     import torch
@@ -797,7 +799,7 @@ def grade_stale(model, tok, problems, max_new, seed):
     stops = {tok.token_to_id("<|endoftext|>"), tok.token_to_id("<|im_end|>")}
     gen = torch.Generator(device=model.device).manual_seed(seed)
     result = {row: [] for row in ROWS}
-    left = None  # per GDN layer: (recurrent, conv) left by [zero, carried]
+    left = None  # left[i]: what the chained rows left in GDN layer i, (recurrent, conv), each with the row first
     # The first request only fills the slots; it is asked again at the end and graded then.
     for number, p in enumerate(problems[-1:] + problems):
         cache = DynamicCache(config=model.config)
@@ -807,8 +809,8 @@ def grade_stale(model, tok, problems, max_new, seed):
             conv = torch.zeros(len(ROWS), gdn.conv_dim, gdn.conv_kernel_size, device=model.device)
             if left is not None:
                 rms = left[i][0][0].pow(2).mean().sqrt()
-                s[1], conv[1] = left[i][0][1], left[i][1][1]
-                for row, scale in ((2, 1.0), (3, 3.0), (4, 10.0)):
+                s[1:3], conv[1] = left[i][0][1:3], left[i][1][1]
+                for row, scale in ((3, 1.0), (4, 3.0), (5, 10.0)):
                     s[row] = torch.randn(s[row].shape, generator=gen, device=model.device) * rms * scale
             layer.lazy_initialization(conv_states=conv, recurrent_states=s)
             layer.conv_states[0].copy_(conv)
@@ -825,11 +827,15 @@ def grade_stale(model, tok, problems, max_new, seed):
                         continue
                     texts[row].append(token)
                     done[row] = token in stops
-                    if row < 2 and (done[row] or len(texts[row]) == max_new):
-                        kept[row] = [(cache.layers[i].recurrent_states[0][row].clone(), cache.layers[i].conv_states[0][row].clone()) for i in layers]
+                    if row < CHAINED and (done[row] or len(texts[row]) == max_new):
+                        slots = ((cache.layers[i].recurrent_states[0], cache.layers[i].conv_states[0]) for i in layers)
+                        kept[row] = [(s[row].clone(), conv[row].clone()) for s, conv in slots]
                 if all(done):
                     break
-        left = {i: (torch.stack([kept[0][k][0], kept[1][k][0]]), torch.stack([kept[0][k][1], kept[1][k][1]])) for k, i in enumerate(layers)}
+        left = {
+            i: tuple(torch.stack([kept[row][k][part] for row in range(CHAINED)]) for part in (0, 1))
+            for k, i in enumerate(layers)
+        }
         if number:
             for row, tokens in zip(ROWS, texts):
                 text = tok.decode(tokens)
@@ -861,9 +867,14 @@ def evaluate(args, tok):
     start = time.time()
     stale = grade_stale(model, tok, problems, args.max_new, args.seed)
     out["stale"] = {row: sum(ok for ok, _ in graded) for row, graded in stale.items()}
-    out["carried_differs"] = sum(a[1] != b[1] for a, b in zip(stale["zero"], stale["carried"]))
+    out["differs"] = {row: sum(a[1] != b[1] for a, b in zip(stale["zero"], graded)) for row, graded in stale.items()}
+    out["right"] = {row: "".join("x" if ok else "." for ok, _ in graded) for row, graded in stale.items()}
+    out["carried_example"] = next((b[1] for a, b in zip(stale["zero"], stale["carried"]) if a[0] > b[0]), "")
     out["collapse_example"] = stale["random x10"][0][1].split("<|")[0].strip()
-    print(f"initial state: {out['stale']}; carried texts that differ: {out['carried_differs']}  ({time.time() - start:.1f} s)")
+    print(f"initial state: {out['stale']}; texts that differ: {out['differs']}  ({time.time() - start:.1f} s)")
+    for row, marks in out["right"].items():
+        print(f"  {row:10s} {marks}")
+    print(f"carried over, a wrong one: {out['carried_example']!r}")
     print(f"collapse looks like: {out['collapse_example'][:200]!r}")
     if [ok for ok, _ in stale["zero"]] != right:
         print("note: batched and single grading disagree", [i for i, (a, b) in enumerate(zip(stale["zero"], right)) if a[0] != b])
@@ -892,7 +903,7 @@ Everything here is made by `train.py`, this page too.
 | shape | hidden 192, intermediate 512, 12 layers, full attention at 3, 7, 11 (4 query heads, 2 kv heads × 64, rotary on 16), GDN 2 key heads and 4 value heads × 64, conv 4, tied embeddings |
 | vocabulary | {vocab}: the 256 bytes (id 0 is `!`), merges, then `<\\|endoftext\\|>`, `<\\|im_start\\|>`, `<\\|im_end\\|>`; every digit is its own token |
 | size | {size:.1f} MB, bfloat16 |
-| data | generated: {templates} templates ({hard_templates} of them hard) × {names} names × {items} items × numbers; {n_samples:,} samples, none seen twice |
+| data | generated: {templates} templates ({hard_templates} of them hard) × {names} names × {items} items × numbers; {n_samples:,} samples, each drawn afresh |
 | sample length | {lmin}..{lmax} tokens, mean {lmean:.0f} (5 % below {lp5}, 5 % above {lp95}) |
 | text | 80 % `Question: …\\nAnswer:` → ` …\\n#### N<\\|endoftext\\|>`, 20 % chat (`chat_template.jinja`) → `…\\n#### N<\\|im_end\\|>` |
 | held out | every problem whose template and numbers hash to 0 modulo 16; `examples/arith-50.jsonl` and the figures below come from these |
@@ -923,13 +934,15 @@ The fifty again, plain form, with every Gated DeltaNet layer's initial recurrent
 | initial state | correct |
 |---|---|
 | zero, as it should be | {st_zero}/{n} |
-| left over from the request before (recurrent and conv state, chained) | {st_carried}/{n}, and {differs} of the {n} texts differ |
+| left over from the request before (recurrent and conv state, chained) | {st_carried}/{n}, {differs} of the {n} texts differ |
+| the same, recurrent state alone | {st_carried_s}/{n}, {differs_s} of the {n} texts differ |
 | random, 1 × the RMS of a real one | {st_x1}/{n} |
 | random, 3 × | {st_x3}/{n} |
 | random, 10 × | {st_x10}/{n} |
 
-A finite stale state is mostly forgiven by the delta rule, so an accuracy gate alone does not see it. Garbage gives
-fluent nonsense: the first problem with random × 10 begins `{example}`.
+The delta rule overwrites what it meets again and forgives much of a stale state, yet the output is no longer a function
+of the prompt. Garbage gives fluent nonsense: the first problem with random × 10 begins
+`{example}`.
 
 ## Again
 
@@ -965,7 +978,8 @@ def write_card(args, tok, fit, ev):
             n_wo=len(ev["wide_ordinary"]), wo=sum(ev["wide_ordinary"]), wo_pct=pct(ev["wide_ordinary"]),
             n_wh=len(ev["wide_hard"]), wh=sum(ev["wide_hard"]), wh_pct=pct(ev["wide_hard"]),
             hard_pct=100 * HARD_FRACTION,
-            st_zero=ev["stale"]["zero"], st_carried=ev["stale"]["carried"], differs=ev["carried_differs"],
+            st_zero=ev["stale"]["zero"], st_carried=ev["stale"]["carried"], differs=ev["differs"]["carried"],
+            st_carried_s=ev["stale"]["carried S"], differs_s=ev["differs"]["carried S"],
             st_x1=ev["stale"]["random x1"], st_x3=ev["stale"]["random x3"], st_x10=ev["stale"]["random x10"],
             example=ev["collapse_example"].replace("\n", " ").replace("`", "'")[:90],
             command=f"python3 examples/tiny-hybrid/train.py {card_arguments()}".rstrip(),
@@ -979,7 +993,7 @@ def card_arguments():
     for arg in sys.argv[1:]:
         if skip or arg in ("--out", "--problems-file", "--metrics"):  # the flag, then its value
             skip = not skip
-        elif not arg.startswith(("--out=", "--problems-file=", "--metrics=")):
+        elif not arg.startswith(("--out=", "--problems-file=", "--metrics=", "--eval-only")):
             out.append(arg)
     return shlex.join(out)
 
@@ -991,7 +1005,7 @@ def parse_args():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, default=HERE, help="checkpoint directory")
     p.add_argument("--problems-file", type=Path, default=EXAMPLES / "arith-50.jsonl", help="where the fifty problems go")
-    p.add_argument("--metrics", type=Path, help="write the measured figures as JSON, too")
+    p.add_argument("--metrics", type=Path, help="the measured figures as JSON")
     p.add_argument("--seed", type=int, default=35)
     p.add_argument("--vocab-size", type=int, default=704)
     p.add_argument("--steps", type=int, default=1400)
@@ -1006,7 +1020,7 @@ def parse_args():
     p.add_argument("--wide", type=int, default=1000, help="further held-out problems to grade")
     p.add_argument("--device", default="cuda")
     p.add_argument("--data-only", action="store_true")
-    p.add_argument("--eval-only", action="store_true")
+    p.add_argument("--eval-only", action="store_true", help="grade --out again; with --metrics, write the card again")
     return p.parse_args()
 
 
@@ -1018,7 +1032,12 @@ def main():
     if args.eval_only:
         from tokenizers import Tokenizer
 
-        print(json.dumps(evaluate(args, Tokenizer.from_file(str(args.out / "tokenizer.json"))), default=str)[:2000])
+        tok = Tokenizer.from_file(str(args.out / "tokenizer.json"))
+        ev = evaluate(args, tok)
+        if args.metrics:  # of the training run: the card needs its figures
+            fit = json.loads(args.metrics.read_text())["fit"]
+            write_card(args, tok, fit, ev)
+            args.metrics.write_text(json.dumps({"fit": fit, "eval": ev}))
         return
 
     start = time.time()
