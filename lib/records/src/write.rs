@@ -24,11 +24,13 @@ impl WriteError {
     }
 }
 
-/// A counting sink of records. Every record is handed to the system at once; nothing is buffered here.
+/// A counting sink of records. Every record is handed to the system at once, unless [`Writer::batched`]; what is
+/// handed over is always whole records in one `write_all`.
 pub struct Writer<'a> {
     sink: Box<dyn Write + Send + 'a>,
     counts: Count,
     buffer: Vec<u8>,
+    batch: usize,
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -40,7 +42,26 @@ impl std::fmt::Debug for Writer<'_> {
 impl<'a> Writer<'a> {
     /// Writes to `sink`.
     pub fn new(sink: impl Write + Send + 'a) -> Self {
-        Writer { sink: Box::new(sink), counts: Count::new(), buffer: Vec::new() }
+        Writer { sink: Box::new(sink), counts: Count::new(), buffer: Vec::new(), batch: 0 }
+    }
+
+    /// Collects whole records up to about `bytes` before handing them over together; [`Writer::flush`] when
+    /// somebody may be waiting for them.
+    #[must_use]
+    pub fn batched(mut self, bytes: usize) -> Self {
+        self.batch = bytes;
+        self
+    }
+
+    /// Hands over what has been collected.
+    ///
+    /// # Errors
+    /// [`WriteError`] when the sink fails.
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        let result = self.sink.write_all(&self.buffer);
+        self.buffer.clear();
+        result?;
+        Ok(self.sink.flush()?)
     }
 
     /// Writes one record.
@@ -48,10 +69,32 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`WriteError`] when it cannot be encoded or the sink fails.
     pub fn write(&mut self, record: &Record) -> Result<(), WriteError> {
-        self.buffer.clear();
-        jsonl::write(&mut self.buffer, record).map_err(|e| WriteError::Encode(e.to_string()))?;
-        self.sink.write_all(&self.buffer)?;
-        *self.counts.entry(record.kind().to_owned()).or_default() += 1;
+        self.write_as(record.kind(), record)
+    }
+
+    /// Writes a value that serializes as a record of type `kind`, such as a borrowed view of one.
+    ///
+    /// # Errors
+    /// [`WriteError`] when it cannot be encoded or the sink fails.
+    pub fn write_as(&mut self, kind: &str, value: &impl serde::Serialize) -> Result<(), WriteError> {
+        let start = self.buffer.len();
+        if let Err(e) = jsonl::write(&mut self.buffer, value) {
+            self.buffer.truncate(start);
+            return Err(WriteError::Encode(e.to_string()));
+        }
+        self.wrote(kind)
+    }
+
+    fn wrote(&mut self, kind: &str) -> Result<(), WriteError> {
+        match self.counts.get_mut(kind) {
+            Some(n) => *n += 1,
+            None => _ = self.counts.insert(kind.to_owned(), 1),
+        }
+        if self.buffer.len() >= self.batch {
+            let result = self.sink.write_all(&self.buffer);
+            self.buffer.clear();
+            result?;
+        }
         Ok(())
     }
 
@@ -60,16 +103,12 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`WriteError`] when the sink fails.
     pub fn forward(&mut self, line: &Line, parsed: &Parsed) -> Result<(), WriteError> {
-        self.buffer.clear();
         self.buffer.extend_from_slice(line.text.as_bytes());
         self.buffer.push(b'\n');
-        self.sink.write_all(&self.buffer)?;
-        let kind = match parsed {
-            Parsed::Known(r) => r.kind().to_owned(),
-            Parsed::Unknown(kind) => kind.clone(),
-        };
-        *self.counts.entry(kind).or_default() += 1;
-        Ok(())
+        match parsed {
+            Parsed::Known(r) => self.wrote(r.kind()),
+            Parsed::Unknown(kind) => self.wrote(kind),
+        }
     }
 
     /// Records written so far, by type.
@@ -92,8 +131,16 @@ impl<'a> Writer<'a> {
     pub fn end_with(&mut self, mut end: End) -> Result<(), WriteError> {
         end.counts = self.counts.clone();
         self.write(&Record::End(end))?;
-        self.sink.flush()?;
-        Ok(())
+        self.flush()
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        if !self.buffer.is_empty() {
+            // an error path: whoever reports it has no use for a second one
+            let _ = self.sink.write_all(&self.buffer);
+        }
     }
 }
 

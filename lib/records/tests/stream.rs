@@ -147,3 +147,19 @@ fn appending_repairs_a_torn_tail_and_keeps_a_whole_one() {
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[test]
+fn a_batched_writer_hands_over_whole_records_together() {
+    let sink = Sink::default();
+    let mut w = Writer::new(sink.clone()).batched(1 << 20);
+    for i in 0..10 {
+        w.write(&Completion { id: i.to_string(), ..Completion::default() }.into()).unwrap();
+    }
+    assert!(sink.0.lock().unwrap().is_empty());
+    w.flush().unwrap();
+    w.write(&Completion::default().into()).unwrap();
+    w.end("t", true).unwrap();
+    let writes = sink.0.lock().unwrap();
+    assert_eq!(writes.iter().map(|b| b.iter().filter(|c| **c == b'\n').count()).collect::<Vec<_>>(), [10, 2]);
+    assert!(writes.iter().all(|b| b.ends_with(b"\n")));
+}
