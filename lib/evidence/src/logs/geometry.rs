@@ -4,7 +4,8 @@
 //! count P and the layout: A groups of layers that take a block for every `block_size` tokens, S groups that
 //! keep one state a sequence. A request of L tokens takes N = A·⌈L/block_size⌉ + S·k blocks (k = 1 in cache mode
 //! `none`), so the concurrency is P/N; the tokens are ⌊P/(A+S)⌋·block_size (or, in newer versions, ⌊P·L/N⌋).
-//! The layout is the smallest one in which both printed figures can be true at once.
+//! The layout is the smallest one (fewest attention groups, then fewest state groups) in which both printed figures
+//! can be true at once.
 
 use cute_records::Pool;
 
@@ -122,11 +123,8 @@ pub(crate) fn derive(f: &Facts) -> Derived {
     let mut contradiction = None;
     let found = layouts(f, block_size.unwrap_or(16));
     let fits = |l: &&Layout| memory(f, block_bytes, l.attention).is_none_or(|m| m.lo <= l.hi && l.lo <= m.hi);
-    let smallest = found.iter().map(|l| l.attention + l.state).min();
-    let layout = found.iter().find(fits).or_else(|| {
-        // nothing agrees with the memory line: the smallest layout counts, and the contradiction is told
-        found.iter().find(|l| Some(l.attention + l.state) == smallest)
-    });
+    // when nothing agrees with the memory line, the smallest layout counts and the contradiction is told
+    let layout = found.iter().find(fits).or(found.first());
     let mut rule = Vec::new();
     if let Some(l) = layout {
         pool.attention_groups = Some(l.attention);
@@ -137,7 +135,8 @@ pub(crate) fn derive(f: &Facts) -> Derived {
         pool.num_blocks = Some(nearest.clamp(l.lo, l.hi));
         pool.num_blocks_range = (l.lo != l.hi).then_some((l.lo, l.hi));
         rule.push(layout_words(f, block_size, l));
-        let others = found.iter().filter(fits).filter(|o| (o.lo, o.hi) != (l.lo, l.hi));
+        // a multiple of the layout with a multiple of the blocks is the same pool in smaller pieces
+        let others = found.iter().filter(fits).filter(|o| o.attention * l.state != l.attention * o.state);
         let others: Vec<String> =
             others.take(2).map(|o| format!("{} + {}: {}", o.attention, o.state, o.lo)).collect();
         if !others.is_empty() {
@@ -197,7 +196,8 @@ fn layer_count(f: &Facts) -> Option<u64> {
     f.layers.or((f.layers_seen > 0).then_some(f.layers_seen))
 }
 
-/// Every layout in which the printed figures can be true at once, the smallest first.
+/// Every layout in which the printed figures can be true at once: fewest attention groups first, then fewest
+/// state groups.
 fn layouts(f: &Facts, block_size: u64) -> Vec<Layout> {
     let (Some(tokens), Some(concurrency), Some(len)) = (f.tokens, f.concurrency, f.max_model_len) else {
         return Vec::new();
@@ -214,12 +214,8 @@ fn layouts(f: &Facts, block_size: u64) -> Vec<Layout> {
     let mut out = Vec::new();
     let states = |hybrid: bool| if hybrid { 1..=MAX_GROUPS } else { 0..=0 };
     for hybrid in [f.hybrid(), true] {
-        for groups in 1..=MAX_GROUPS + 4 {
-            for attention in 1..=groups.min(4) {
-                let state = groups - attention;
-                if !states(hybrid).contains(&state) {
-                    continue;
-                }
+        for attention in 1..=4 {
+            for state in states(hybrid) {
                 let need = attention * per_group + state * per_state;
                 out.extend(by_groups(tokens, concurrency, block_size, attention, state, need));
                 out.extend(by_capacity(tokens, concurrency, len, attention, state, need));

@@ -168,7 +168,7 @@ impl PackSet {
         }
         let scanner = AhoCorasick::builder()
             .kind(Some(AhoCorasickKind::DFA))
-            .match_kind(MatchKind::LeftmostFirst)
+            .match_kind(MatchKind::LeftmostLongest)
             .build(&literals)
             .map_err(|e| TemplateError { template: "all literals".to_owned(), message: e.to_string() })?;
         Ok(PackSet(Arc::new(Compiled { packs, entries, by_literal, scanner })))

@@ -186,7 +186,9 @@ impl<'a> Cursor<'a> {
             Type::Word => {
                 let span = left.iter().position(u8::is_ascii_whitespace).unwrap_or(left.len());
                 let len = match next {
-                    Some(next) if !next[0].is_ascii_whitespace() => memchr::memmem::find(&left[..span], next)?,
+                    Some(next) if !next[0].is_ascii_whitespace() => {
+                        memchr::memmem::find(&left[..(span + next.len()).min(left.len())], next)?
+                    }
                     _ => span,
                 };
                 Val::Str(value::text(self.take(len)?))

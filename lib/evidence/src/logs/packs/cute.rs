@@ -11,6 +11,6 @@ pub(super) const PACK: Pack = Pack {
 
 const PATTERNS: &[Pattern] = &[dispatch(
     DISPATCH,
-    "[PHASE_E_DISPATCH] {:kv}",
+    "[PHASE_E_DISPATCH] {seed_fields:text} path={path:word} outcome={outcome:word}",
     "one dispatch decision, written after the launch: `path=` chosen, `outcome=` ran, `reason=` why, `wo_split=`",
 )];
