@@ -7,7 +7,8 @@
 use super::state::States;
 use crate::detect::{self, Labelled};
 use cute_records::{
-    Completion, Count, Dispatch, Event, Finding, Ledger, Model, Parsed, Pool, Record, Run, RunScore, Severity, Timing,
+    Completion, Count, Dispatch, Event, Finding, Ledger, Model, Parsed, Pool, Record, Run, RunScore,
+    Severity, Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,6 +148,11 @@ impl Case {
         self.legs.iter().filter(|l| !l.completions.is_empty())
     }
 
+    /// True when a cute-audit was upstream.
+    pub fn audited(&self) -> bool {
+        self.runs.iter().any(|r| r.tool == "cute-audit")
+    }
+
     /// Findings of severity `error`.
     pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|f| f.severity == Severity::Error)
@@ -164,7 +170,10 @@ fn owner(legs: &[Leg], file: &str) -> Option<usize> {
         return Some(0);
     }
     if let Some(dir) = folder(file) {
-        let beside = |l: &Leg| l.name == dir || l.completions.iter().any(|c| c.source.as_deref().is_some_and(|s| within(s, file)));
+        let beside = |l: &Leg| {
+            l.name == dir
+                || l.completions.iter().any(|c| c.source.as_deref().is_some_and(|s| within(s, file)))
+        };
         if let Some(at) = legs.iter().position(beside) {
             return Some(at);
         }
@@ -236,7 +245,10 @@ impl Leg {
     /// The pool with the most to say, if any was reported.
     pub fn pool(&self) -> Option<&Pool> {
         self.pools.iter().rev().max_by_key(|p| {
-            [p.num_blocks, p.block_bytes, p.block_size, p.token_bytes, p.state_blocks_per_request].iter().flatten().count()
+            [p.num_blocks, p.block_bytes, p.block_size, p.token_bytes, p.state_blocks_per_request]
+                .iter()
+                .flatten()
+                .count()
         })
     }
 }

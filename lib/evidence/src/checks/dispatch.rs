@@ -50,7 +50,9 @@ impl FromStr for Layers {
             return Ok(Layers::default());
         }
         if s.trim().is_empty() {
-            return Err("an empty list expects nothing and proves nothing: write `none` for no layer".to_owned());
+            return Err(
+                "an empty list expects nothing and proves nothing: write `none` for no layer".to_owned()
+            );
         }
         let mut set = BTreeSet::new();
         for word in s.split(',') {
@@ -158,7 +160,8 @@ pub fn check(case: &Case, expected: &Expectations) -> Vec<Finding> {
     if decode.is_empty() {
         if expected.require_records || expected.any() {
             let others = case.dispatch().count();
-            let message = format!("no dispatch record of a decode step ({others} of other steps): nothing to compare");
+            let message =
+                format!("no dispatch record of a decode step ({others} of other steps): nothing to compare");
             out.push(finding("no_dispatch_records", Severity::Warning, message));
         }
         return out;
@@ -183,7 +186,8 @@ pub fn check(case: &Case, expected: &Expectations) -> Vec<Finding> {
 
 fn one_layer(layer: u32, seen: &Seen, expected: &Expectations) -> Vec<Finding> {
     let mut out = Vec::new();
-    let ran: Vec<String> = seen.paths.iter().map(|(p, (n, _))| format!("{} ({n} line(s))", p.name())).collect();
+    let ran: Vec<String> =
+        seen.paths.iter().map(|(p, (n, _))| format!("{} ({n} line(s))", p.name())).collect();
     let ran = ran.join(" and ");
     let first = |path: Path| seen.paths.get(&path).map(|(_, at)| at.clone());
     let any = seen.paths.values().next().map(|(_, at)| at.clone());
@@ -191,11 +195,17 @@ fn one_layer(layer: u32, seen: &Seen, expected: &Expectations) -> Vec<Finding> {
         let Some(set) = expected.of(path) else { continue };
         if set.contains(&layer) && !seen.paths.contains_key(&path) {
             let message = format!("layer {layer}: expected on {}, ran on {ran}", path.name());
-            out.push(finding("dispatch_expected_absent", Severity::Error, message).layer(Some(layer)).at(any.clone()));
+            out.push(
+                finding("dispatch_expected_absent", Severity::Error, message)
+                    .layer(Some(layer))
+                    .at(any.clone()),
+            );
         }
         if !set.contains(&layer) && seen.paths.contains_key(&path) {
             let message = format!("layer {layer}: ran on {ran}, not expected on {}", path.name());
-            out.push(finding("dispatch_unexpected", Severity::Error, message).layer(Some(layer)).at(first(path)));
+            out.push(
+                finding("dispatch_unexpected", Severity::Error, message).layer(Some(layer)).at(first(path)),
+            );
         }
     }
     // Where coop layers were named and nothing was said about lite, a lite layer is a silent fallback; and vice versa.
@@ -204,7 +214,9 @@ fn one_layer(layer: u32, seen: &Seen, expected: &Expectations) -> Vec<Finding> {
         if silent && seen.paths.contains_key(&path) {
             let message =
                 format!("layer {layer}: ran on {ran}; only {} was expected of any layer", other.name());
-            out.push(finding("dispatch_unexpected", Severity::Error, message).layer(Some(layer)).at(first(path)));
+            out.push(
+                finding("dispatch_unexpected", Severity::Error, message).layer(Some(layer)).at(first(path)),
+            );
         }
     }
     if seen.paths.len() > 1 {
@@ -219,7 +231,8 @@ fn one_layer(layer: u32, seen: &Seen, expected: &Expectations) -> Vec<Finding> {
 fn nameless(seen: &Seen, expected: &Expectations) -> Finding {
     let lines: u64 = seen.paths.values().map(|(n, _)| n).sum();
     let severity = if expected.any() { Severity::Error } else { Severity::Warning };
-    let message = format!("{lines} dispatch line(s) name no layer index ({}): they cannot be compared", seen.name);
+    let message =
+        format!("{lines} dispatch line(s) name no layer index ({}): they cannot be compared", seen.name);
     finding("dispatch_layer_unknown", severity, message)
         .at(seen.paths.values().next().map(|(_, at)| at.clone()))
         .with("count", lines)
@@ -269,7 +282,8 @@ fn weak(decode: &[&Dispatch], layers: &BTreeMap<Option<u32>, Seen>, expected: &E
     }
     let repeats = layers.values().map(|s| s.paths.values().map(|(n, _)| n).sum::<u64>()).max().unwrap_or(0);
     if repeats == 1 && silent > 0 {
-        let message = "every layer has one line only: the log was deduplicated and says nothing about later requests";
+        let message =
+            "every layer has one line only: the log was deduplicated and says nothing about later requests";
         out.push(finding("dispatch_deduplicated", Severity::Info, message));
     }
     out

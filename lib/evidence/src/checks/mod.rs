@@ -105,3 +105,13 @@ pub fn ranges(ordinals: impl IntoIterator<Item = u64>) -> String {
     let words = out.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
     words.collect::<Vec<_>>().join(", ")
 }
+
+/// The checks, for a stream that nobody has audited; nothing when a cute-audit was upstream.
+pub fn unaudited(case: &Case, expected: &Expectations) -> Vec<Finding> {
+    if case.audited() {
+        // Whether the auditor's own stream arrived whole only its reader can say.
+        let known = |f: &Finding| case.findings.iter().any(|g| g.check == f.check && g.message == f.message);
+        return stream::broken(case).into_iter().filter(|f| !known(f)).collect();
+    }
+    all(case, expected)
+}

@@ -16,7 +16,9 @@ pub fn check(case: &Case) -> Vec<Finding> {
         out.push(finding(
             "same_prompt_skipped",
             Severity::Info,
-            format!("the producer sampled (temperature {temperature}): replies to the same prompt may differ"),
+            format!(
+                "the producer sampled (temperature {temperature}): replies to the same prompt may differ"
+            ),
         ));
         return out;
     }

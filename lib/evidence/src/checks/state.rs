@@ -50,14 +50,19 @@ impl States {
     }
 
     fn count(&mut self, check: &'static str, s: &State, other: String) {
-        let first =
-            self.first.entry((check, s.kind.clone())).or_insert_with(|| First { state: s.clone(), count: 0, other });
+        let first = self.first.entry((check, s.kind.clone())).or_insert_with(|| First {
+            state: s.clone(),
+            count: 0,
+            other,
+        });
         first.count += 1;
     }
 
     /// Acquires seen, by kind, and how many of them were checked for zero.
     pub fn acquired(&self) -> impl Iterator<Item = (&str, u64, u64)> {
-        self.acquired.iter().map(|(kind, n)| (kind.as_str(), *n, self.checked.get(kind).copied().unwrap_or(0)))
+        self.acquired
+            .iter()
+            .map(|(kind, n)| (kind.as_str(), *n, self.checked.get(kind).copied().unwrap_or(0)))
     }
 
     /// One finding for every way in which an invariant was broken, with the first case and the number of cases.
@@ -66,7 +71,9 @@ impl States {
         for ((check, kind), First { state: s, count, other }) in &self.first {
             let place = if kind == "kv" { "KV page" } else { "slot" };
             let what = match *check {
-                "state_not_zero_on_acquire" => format!("{place} {} was not zero when request {:?} got it", s.slot, s.owner),
+                "state_not_zero_on_acquire" => {
+                    format!("{place} {} was not zero when request {:?} got it", s.slot, s.owner)
+                }
                 "state_owned_twice" => {
                     format!("{place} {} was given to request {:?} while {other:?} held it", s.slot, s.owner)
                 }
@@ -75,7 +82,8 @@ impl States {
                 }
                 _ => format!("{place} {} was released by {:?} and nobody held it", s.slot, s.owner),
             };
-            let message = format!("{what} (ordinal {}, epoch {}); {count} time(s) in all", s.ordinal, s.epoch);
+            let message =
+                format!("{what} (ordinal {}, epoch {}); {count} time(s) in all", s.ordinal, s.epoch);
             out.push(
                 finding(check, Severity::Error, message)
                     .ordinal(s.ordinal)

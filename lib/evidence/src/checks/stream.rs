@@ -6,6 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Looks for gaps in a case.
 pub fn check(case: &Case) -> Vec<Finding> {
+    let mut out = broken(case);
+    for leg in case.with_completions() {
+        out.extend(rows(leg));
+    }
+    out
+}
+
+/// What the stream itself says about being whole.
+pub fn broken(case: &Case) -> Vec<Finding> {
     let cut = case.ledger.trouble().into_iter().map(|why| finding("stream_cut_off", Severity::Warning, why));
     let mut out: Vec<Finding> = cut.collect();
     if let Some(first) = case.bad_lines.first() {
@@ -17,9 +26,6 @@ pub fn check(case: &Case) -> Vec<Finding> {
             )
             .with("count", case.bad_lines.len()),
         );
-    }
-    for leg in case.with_completions() {
-        out.extend(rows(leg));
     }
     out
 }
@@ -36,15 +42,20 @@ fn rows(leg: &Leg) -> Vec<Finding> {
     for (run, rows) in &by_run {
         let twice: Vec<u64> = rows.iter().filter(|(_, n)| **n > 1).map(|(i, _)| *i).collect();
         if !twice.is_empty() {
-            let message = format!("{}: run {run}: index {} stands there more than once", leg.title(), ranges(twice));
+            let message =
+                format!("{}: run {run}: index {} stands there more than once", leg.title(), ranges(twice));
             out.push(finding("rows_duplicated", Severity::Warning, message).with("run", *run));
         }
         let highest = rows.keys().next_back().map_or(0, |i| i + 1);
         let expect = if graded(leg, *run) { size } else { highest };
         let missing: BTreeSet<u64> = (0..expect).filter(|i| !rows.contains_key(i)).collect();
         if !missing.is_empty() {
-            let message =
-                format!("{}: run {run}: {} of {expect} rows are missing: index {}", leg.title(), missing.len(), ranges(missing));
+            let message = format!(
+                "{}: run {run}: {} of {expect} rows are missing: index {}",
+                leg.title(),
+                missing.len(),
+                ranges(missing)
+            );
             out.push(finding("rows_missing", Severity::Warning, message).with("run", *run));
         }
     }

@@ -21,11 +21,13 @@ pub fn across(completions: &[&Completion], labels: &mut [Labelled]) {
             continue;
         }
         let right = at.iter().filter(|i| completions[**i].correct == Some(true)).count();
-        let wrong: Vec<usize> = at.iter().copied().filter(|i| completions[*i].correct == Some(false)).collect();
+        let wrong: Vec<usize> =
+            at.iter().copied().filter(|i| completions[*i].correct == Some(false)).collect();
         if wrong.is_empty() {
             continue;
         }
-        let answers: Vec<&str> = wrong.iter().map(|i| completions[*i].extracted.as_deref().unwrap_or("")).collect();
+        let answers: Vec<&str> =
+            wrong.iter().map(|i| completions[*i].extracted.as_deref().unwrap_or("")).collect();
         let same = right == 0 && answers.iter().all(|a| *a == answers[0]);
         for i in &wrong {
             labels[*i].label = if same { Label::StableMiss } else { Label::KnifeEdge };

@@ -184,7 +184,9 @@ fn ends_in_the_middle(text: &str) -> bool {
         return false;
     }
     match text.chars().next_back() {
-        Some(c) => c.is_alphanumeric() || matches!(c, ' ' | ',' | '-' | '(' | '=' | '+' | '*' | '/' | '$' | '<'),
+        Some(c) => {
+            c.is_alphanumeric() || matches!(c, ' ' | ',' | '-' | '(' | '=' | '+' | '*' | '/' | '$' | '<')
+        }
         None => false,
     }
 }

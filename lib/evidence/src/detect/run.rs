@@ -82,7 +82,10 @@ const TOKENS: [usize; 3] = [8, 16, 32];
 pub fn find(text: Option<&str>, tail: bool, ids: Option<&[u32]>, limited: Option<bool>) -> Option<SingleRun> {
     if let Some(run) = text.and_then(|t| in_text(t, tail, limited)) {
         // Ids give the exact position; the text has already said that the run is no ornament.
-        return ids.and_then(|ids| in_ids(ids, 4)).map(|r| SingleRun { token: run.token.clone(), ..r }).or(Some(run));
+        return ids
+            .and_then(|ids| in_ids(ids, 4))
+            .map(|r| SingleRun { token: run.token.clone(), ..r })
+            .or(Some(run));
     }
     match text {
         Some(_) => None,
@@ -120,7 +123,13 @@ fn in_text(text: &str, tail: bool, limited: Option<bool>) -> Option<SingleRun> {
     }
     let (token, start, length) = longest_inner(text)?;
     let least = if class(token) == Class::Mark { INNER / 8 } else { INNER };
-    (length >= least).then(|| SingleRun { token: token.to_string(), length, start: Some(start), unit, to_end: false })
+    (length >= least).then(|| SingleRun {
+        token: token.to_string(),
+        length,
+        start: Some(start),
+        unit,
+        to_end: false,
+    })
 }
 
 /// The longest run of one character: the character, where it starts, how long it is.

@@ -58,7 +58,8 @@ fn exact(runs: &[(u64, u64)], right: u64) -> Option<f64> {
         return None;
     }
     // After each run: weight of every (total, sum of squares) so far, scaled to stay finite.
-    let weight: Vec<f64> = (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
+    let weight: Vec<f64> =
+        (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
     let mut states: HashMap<(u64, u64), f64> = HashMap::from([((0, 0), 1.0)]);
     for _ in runs {
         let mut next: HashMap<(u64, u64), f64> = HashMap::new();

@@ -1,0 +1,335 @@
+//! One gate against a case.
+
+use super::figures::{self, quantile};
+use super::{Ask, Settings, Subject, Threshold};
+use crate::checks::Case;
+use crate::detect::Label;
+use crate::stats::power::percent;
+use cute_records::{Gate, Outcome, RunScore, Severity};
+
+/// What a metric yields: a number with its story, or the reason why there is none.
+pub(super) enum Reading {
+    /// a count out of so many
+    Count { value: u64, of: u64, story: String },
+    /// a number in the unit of its metric
+    Number { value: f64, story: String },
+    /// no evidence
+    Missing(String),
+}
+
+use Reading::{Count, Missing, Number};
+
+/// Judges one gate.
+pub fn evaluate(ask: &Ask, case: &Case, settings: &Settings) -> Gate {
+    let gate = |outcome, reason: String| Gate { gate: ask.text.clone(), outcome, reason };
+    if let Subject::Metric(m) = &ask.metric
+        && m.name == "correct"
+    {
+        let (outcome, reason) = correct(ask, case, settings);
+        return gate(outcome, reason);
+    }
+    let reading = match &ask.metric {
+        Subject::Metric(m) => read(m.name, case, settings),
+        Subject::Finding(check) => finding(check, case),
+        Subject::Label(label) => label_count(*label, case),
+    };
+    let verdict = |holds: bool| if holds { Outcome::Pass } else { Outcome::Fail };
+    match reading {
+        Missing(why) => gate(Outcome::Inconclusive, why),
+        Number { value, story } => {
+            gate(verdict(ask.op.holds(value.total_cmp(&ask.threshold.value()))), story)
+        }
+        Count { value, of, story } => {
+            let holds = match ask.threshold {
+                Threshold::Share { .. } if of == 0 => {
+                    return gate(Outcome::Inconclusive, format!("a share of nothing: {story}"));
+                }
+                Threshold::Share { .. } => ask.op.holds(ask.threshold.compare_share(value, of)),
+                // `accuracy>=0.9` is a share as well; counts are compared as they are.
+                Threshold::Number(x) if is_share(&ask.metric) => {
+                    if of == 0 {
+                        return gate(Outcome::Inconclusive, format!("a share of nothing: {story}"));
+                    }
+                    ask.op.holds((value as f64 / of as f64).total_cmp(&x))
+                }
+                Threshold::Number(x) => ask.op.holds((value as f64).total_cmp(&x)),
+            };
+            gate(verdict(holds), story)
+        }
+    }
+}
+
+fn is_share(subject: &Subject) -> bool {
+    matches!(subject, Subject::Metric(m) if m.unit == super::metric::Unit::Share)
+}
+
+/// `correct`: every single run, by the ratio of its own size.
+fn correct(ask: &Ask, case: &Case, settings: &Settings) -> (Outcome, String) {
+    let scores: Vec<(String, RunScore)> = case
+        .with_completions()
+        .flat_map(|l| {
+            let prefix =
+                if case.with_completions().count() > 1 { format!("{} ", l.title()) } else { String::new() };
+            l.scores().into_iter().map(move |s| (format!("{prefix}run {}", s.run + 1), s))
+        })
+        .filter(|(_, s)| s.n > 0)
+        .collect();
+    if scores.is_empty() {
+        return (Outcome::Inconclusive, "no run with graded completions".to_owned());
+    }
+    let den = match ask.threshold {
+        Threshold::Share { den, .. } => den,
+        Threshold::Number(_) => 1.0,
+    };
+    let bad: Vec<String> = scores
+        .iter()
+        .filter(|(_, s)| !ask.op.holds(ask.threshold.compare_share(s.correct, s.n)))
+        .map(|(name, s)| format!("{name}: {}/{}", s.correct, s.n))
+        .collect();
+    let scaled: Vec<String> = scores
+        .iter()
+        .filter(|(_, s)| den > 1.0 && den != 100.0 && (s.n as f64) != den)
+        .map(|(name, s)| {
+            let need = ask.threshold.value() * s.n as f64;
+            format!(
+                "{name} has {} questions, not {den}: judged by the share, {} {need:.1}",
+                s.n,
+                ask.op.sign()
+            )
+        })
+        .collect();
+    let scaled = if scaled.is_empty() { String::new() } else { format!(" ({})", scaled.join("; ")) };
+    if !bad.is_empty() {
+        return (
+            Outcome::Fail,
+            format!("{} of {} runs fail: {}{scaled}", bad.len(), scores.len(), bad.join(", ")),
+        );
+    }
+    if let Some(asked) = settings.runs.filter(|asked| *asked != scores.len() as u64) {
+        return (
+            Outcome::Inconclusive,
+            format!("{} runs are there, {asked} were asked for{scaled}", scores.len()),
+        );
+    }
+    let all: Vec<String> = scores.iter().map(|(_, s)| format!("{}/{}", s.correct, s.n)).collect();
+    (Outcome::Pass, format!("{} run(s): {}{scaled}", scores.len(), all.join(", ")))
+}
+
+fn finding(check: &str, case: &Case) -> Reading {
+    let value = case.findings.iter().filter(|f| f.check == check).count() as u64;
+    Count { value, of: case.findings.len() as u64, story: format!("{value} finding(s) of {check}") }
+}
+
+fn label_count(label: Label, case: &Case) -> Reading {
+    let of = figures::replies(case).filter(|(c, _)| has_output(c)).count() as u64;
+    if of == 0 && label != Label::ClientError {
+        return Missing("no reply with text, a tail of it, or token ids".to_owned());
+    }
+    let value = figures::labelled(case, label);
+    Count { value, of, story: format!("{value} of {of} replies: {}", label.meaning()) }
+}
+
+fn has_output(c: &cute_records::Completion) -> bool {
+    c.text.is_some() || c.text_tail.is_some() || c.completion_tokens.is_some()
+}
+
+fn read(metric: &str, case: &Case, settings: &Settings) -> Reading {
+    let replies = figures::replies(case).count() as u64;
+    let none = || Missing("no completion in the stream".to_owned());
+    match metric {
+        "accuracy" => {
+            let scores: Vec<RunScore> = case.legs.iter().flat_map(|l| l.scores()).collect();
+            let (k, n) = scores.iter().fold((0, 0), |(k, n), s| (k + s.correct, n + s.n));
+            if n == 0 {
+                return Missing("no graded completion".to_owned());
+            }
+            Count { value: k, of: n, story: format!("{k} of {n} right ({})", percent(k as f64 / n as f64)) }
+        }
+        "errors" if replies == 0 => none(),
+        "errors" => {
+            let value = figures::labelled(case, Label::ClientError);
+            Count { value, of: replies, story: format!("{value} of {replies} requests failed") }
+        }
+        "findings" => findings(case, Severity::Error),
+        "warnings" => findings(case, Severity::Warning),
+        "completions" if replies == 0 => none(),
+        "completions" => {
+            let value =
+                figures::replies(case).filter(|(c, _)| has_output(c) || c.correct.is_some()).count() as u64;
+            Count { value, of: replies, story: format!("{value} replies") }
+        }
+        "runs" if replies == 0 => none(),
+        "runs" => {
+            let value = case.with_completions().map(|l| l.runs().len() as u64).sum();
+            Count { value, of: value, story: format!("{value} run(s)") }
+        }
+        "degenerate" => {
+            let of = figures::replies(case).filter(|(c, _)| has_output(c)).count() as u64;
+            if of == 0 {
+                return Missing("no reply with text, a tail of it, or token ids".to_owned());
+            }
+            let value = figures::replies(case).filter(|(_, l)| l.degenerate()).count() as u64;
+            Count { value, of, story: format!("{value} of {of} outputs collapsed into one token") }
+        }
+        "loops" => label_count(Label::NgramLoop, case),
+        "cut_off" => label_count(Label::CutOff, case),
+        "empty" => label_count(Label::Empty, case),
+        "mcnemar" => mcnemar(case),
+        "homogeneity" => homogeneity(case),
+        "cusum" => cusum(case, settings),
+        "unexplained" => unexplained(case),
+        _ => read_server(metric, case),
+    }
+}
+
+pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
+    match metric {
+        "dispatch_records" => {
+            let value = case.dispatch().filter(|d| d.is_decode_only).count() as u64;
+            if value == 0 {
+                return Missing("no dispatch record of a decode step".to_owned());
+            }
+            Count { value, of: value, story: format!("{value} dispatch records of decode steps") }
+        }
+        "log_errors" | "server_alive" => {
+            let lines: usize = case.legs.iter().map(|l| l.events.len()).sum();
+            if lines == 0 {
+                return Missing("no recognised line of a server log".to_owned());
+            }
+            let bad = figures::log_errors(case);
+            let first =
+                bad.first().map(|e| format!(", first {} at {}:{}", e.event, e.source.file, e.source.line));
+            if metric == "log_errors" {
+                let story = format!("{} such lines of {lines}{}", bad.len(), first.unwrap_or_default());
+                return Count { value: bad.len() as u64, of: lines as u64, story };
+            }
+            alive(case, &bad)
+        }
+        "region_span_ms" => match case.timings.iter().find(|t| t.name == "region_span") {
+            Some(t) => Number { value: t.ms, story: format!("{:.2} ms from first entry to last exit", t.ms) },
+            None => Missing("no region buffer was read: cute-audit --region FILE.npy".to_owned()),
+        },
+        "wall_p95_ms" => {
+            let walls: Vec<f64> = figures::replies(case).filter_map(|(c, _)| c.wall_ms).collect();
+            let n = walls.len();
+            match quantile(walls, 0.95) {
+                Some(value) if n >= 20 => Number {
+                    value,
+                    story: format!("95 of 100 of {n} requests took at most {:.1} s", value / 1e3),
+                },
+                _ => Missing(format!("{n} completions have a wall time; 20 are needed")),
+            }
+        }
+        "decode_tok_s" => {
+            let rate = |c: &cute_records::Completion| {
+                Some(c.completion_tokens? as f64 * 1e3 / c.decode_ms.or(c.wall_ms).filter(|t| *t > 0.0)?)
+            };
+            match quantile(figures::replies(case).filter_map(|(c, _)| rate(c)).collect(), 0.5) {
+                Some(value) => Number { value, story: format!("median {value:.2} tokens/s") },
+                None => Missing("no completion has both tokens and a time".to_owned()),
+            }
+        }
+        "model_digest" => {
+            let digests = figures::model_digests(case);
+            if digests.is_empty() {
+                return Missing("no producer names a model digest".to_owned());
+            }
+            let value = digests.len() as u64;
+            Count { value, of: value, story: format!("{value} model digest(s)") }
+        }
+        other => Missing(format!("{other} cannot be read yet")),
+    }
+}
+
+fn findings(case: &Case, severity: Severity) -> Reading {
+    if figures::replies(case).next().is_none() && case.dispatch().next().is_none() {
+        return Missing("there was nothing to audit: no completion and no dispatch record".to_owned());
+    }
+    let mut by_check: std::collections::BTreeMap<&str, u64> = Default::default();
+    for f in case.findings.iter().filter(|f| f.severity == severity) {
+        *by_check.entry(f.check.as_str()).or_default() += 1;
+    }
+    let value: u64 = by_check.values().sum();
+    let list: Vec<String> = by_check.iter().map(|(c, n)| format!("{c} {n}")).collect();
+    let list = if list.is_empty() { String::new() } else { format!(": {}", list.join(", ")) };
+    Count { value, of: case.findings.len() as u64, story: format!("{value} finding(s){list}") }
+}
+
+fn mcnemar(case: &Case) -> Reading {
+    let compared: Vec<_> = case
+        .with_completions()
+        .flat_map(|l| figures::flips(l).into_iter().map(move |c| (l.title(), c)))
+        .collect();
+    let Some((_, worst)) = compared.iter().min_by(|a, b| a.1.holm.total_cmp(&b.1.holm)) else {
+        return Missing("no two runs of the same graded questions".to_owned());
+    };
+    let story = format!(
+        "run {} against run {}: {} lost, {} gained of {}, exact p = {:.2e}, Holm-corrected {:.2e}",
+        worst.run + 1,
+        worst.base + 1,
+        worst.flips.lost,
+        worst.flips.gained,
+        worst.flips.pairs(),
+        worst.p,
+        worst.holm
+    );
+    Number { value: worst.holm, story }
+}
+
+fn homogeneity(case: &Case) -> Reading {
+    let worst =
+        case.with_completions().filter_map(figures::homogeneous).min_by(|a, b| a.best().total_cmp(&b.best()));
+    let Some(h) = worst else { return Missing("no two graded runs".to_owned()) };
+    let exact = h.exact_p.map(|p| format!(", exact p = {p:.2e}")).unwrap_or_default();
+    let story = format!("chi-squared {:.1} with {} degrees of freedom, p = {:.2e}{exact}", h.chi2, h.df, h.p);
+    Number { value: h.best(), story }
+}
+
+fn cusum(case: &Case, settings: &Settings) -> Reading {
+    let charts: Vec<_> = case
+        .with_completions()
+        .filter_map(|l| figures::sequential(l, settings.baseline, settings.arl0))
+        .collect();
+    if charts.is_empty() {
+        return Missing(format!("fewer than {} graded completions in order", figures::CUSUM_LEAST));
+    }
+    let value = charts.iter().filter(|s| s.alarm.is_some()).count() as u64;
+    let rate = format!("one false alarm in {:.0} requests", charts[0].chart.arl0);
+    let story = match charts.iter().find_map(|s| Some((s.rise?, s.alarm?))) {
+        Some((rise, alarm)) => {
+            format!("misses gather from request {rise}, alarm at request {alarm} ({rate})")
+        }
+        None => format!("no alarm ({rate})"),
+    };
+    Count { value, of: charts.len() as u64, story }
+}
+
+fn unexplained(case: &Case) -> Reading {
+    let Some(f) = case.findings.iter().find(|f| f.check == "mechanism") else {
+        return Missing("no mechanism finding: cute-audit --explain upstream".to_owned());
+    };
+    let number = |key: &str| f.data.get(key).and_then(serde_json::Value::as_u64);
+    match (number("labels"), number("explained")) {
+        (Some(labels), Some(explained)) => {
+            let value = labels.saturating_sub(explained);
+            Count { value, of: labels, story: format!("{explained} of {labels} labels are explained") }
+        }
+        _ => Missing("the mechanism finding counts no labels".to_owned()),
+    }
+}
+
+fn alive(case: &Case, bad: &[&cute_records::Event]) -> Reading {
+    let fatal = bad.iter().find(|e| ["died", "fatal", "traceback"].iter().any(|w| e.event.contains(w)));
+    let last = case.with_completions().filter_map(|l| l.replies().last()).last();
+    let (value, story) = match (fatal, last) {
+        (Some(e), _) => (0, format!("{} at {}:{}", e.event, e.source.file, e.source.line)),
+        (None, None) => return Missing("no completion in the stream".to_owned()),
+        (None, Some((c, l))) if l.label == Label::ClientError => {
+            (0, format!("the last request, {}, failed", c.ordinal))
+        }
+        (None, Some((c, _))) => {
+            (1, format!("the last request, {}, was answered and the log reports no crash", c.ordinal))
+        }
+    };
+    Count { value, of: 1, story }
+}

@@ -1,0 +1,265 @@
+//! The grammar of gates: `metric op value`.
+//!
+//! ```text
+//! gate    = subject op value
+//! subject = metric | "finding." check | "label." label
+//! op      = ">=" | "<=" | "==" | "=" | "!=" | ">" | "<"
+//! value   = number [ "/" number | "%" ]
+//! ```
+
+use super::metric::{METRICS, Unit};
+use super::{Ask, Subject};
+use crate::detect::Label;
+use std::cmp::Ordering;
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// `>=`
+    AtLeast,
+    /// `<=`
+    AtMost,
+    /// `=` or `==`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `>`
+    More,
+    /// `<`
+    Less,
+}
+
+impl Op {
+    /// Whether a value that compares like this to the threshold passes.
+    pub fn holds(self, value: Ordering) -> bool {
+        match self {
+            Op::AtLeast => value.is_ge(),
+            Op::AtMost => value.is_le(),
+            Op::Equal => value.is_eq(),
+            Op::NotEqual => value.is_ne(),
+            Op::More => value.is_gt(),
+            Op::Less => value.is_lt(),
+        }
+    }
+
+    /// As it is written.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Op::AtLeast => ">=",
+            Op::AtMost => "<=",
+            Op::Equal => "=",
+            Op::NotEqual => "!=",
+            Op::More => ">",
+            Op::Less => "<",
+        }
+    }
+}
+
+/// What a value is compared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threshold {
+    /// a share: `45/50`, `90%`
+    Share {
+        /// of these
+        num: f64,
+        /// out of these
+        den: f64,
+    },
+    /// a plain number
+    Number(f64),
+}
+
+impl Threshold {
+    /// The threshold as one number.
+    pub fn value(self) -> f64 {
+        match self {
+            Threshold::Share { num, den } => num / den,
+            Threshold::Number(x) => x,
+        }
+    }
+
+    /// Compares `k` of `n` with the threshold, without rounding where both are counts.
+    pub fn compare_share(self, k: u64, n: u64) -> Ordering {
+        let (num, den) = match self {
+            Threshold::Share { num, den } => (num, den),
+            Threshold::Number(x) => (x, 1.0),
+        };
+        (k as f64 * den).total_cmp(&(n as f64 * num))
+    }
+}
+
+/// A malformed gate: which, where, and what was expected there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("gate {text:?}, column {column}: {message}\n  {text}\n  {:>column$}", "^")]
+pub struct GateError {
+    /// the gate as typed
+    pub text: String,
+    /// 1-based column of the offending character
+    pub column: usize,
+    /// what was expected
+    pub message: String,
+}
+
+struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn fail<T>(&self, at: usize, message: impl Into<String>) -> Result<T, GateError> {
+        let column = self.text[..at].chars().count() + 1;
+        Err(GateError { text: self.text.to_owned(), column, message: message.into() })
+    }
+
+    fn blank(&mut self) {
+        let rest = &self.text[self.at..];
+        self.at += rest.len() - rest.trim_start().len();
+    }
+
+    fn take(&mut self, good: impl Fn(char) -> bool) -> &'a str {
+        let rest = &self.text[self.at..];
+        let len = rest.find(|c| !good(c)).unwrap_or(rest.len());
+        self.at += len;
+        &rest[..len]
+    }
+
+    fn eat(&mut self, word: &str) -> bool {
+        let found = self.text[self.at..].starts_with(word);
+        if found {
+            self.at += word.len();
+        }
+        found
+    }
+
+    fn number(&mut self, what: &str) -> Result<f64, GateError> {
+        self.blank();
+        let start = self.at;
+        let word = self.take(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E'));
+        match word.parse::<f64>() {
+            Ok(x) if x.is_finite() => Ok(x),
+            _ if word.is_empty() => self.fail(start, format!("expected {what}")),
+            _ => self.fail(start, format!("{word:?} is no number: expected {what}")),
+        }
+    }
+}
+
+/// Reads a gate.
+///
+/// # Errors
+/// [`GateError`] that points at the column.
+pub fn parse(text: &str) -> Result<Ask, GateError> {
+    let mut c = Cursor { text, at: 0 };
+    c.blank();
+    let start = c.at;
+    let word = c.take(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
+    let subject = subject(&c, start, word)?;
+    c.blank();
+    let ops = [
+        (">=", Op::AtLeast),
+        ("<=", Op::AtMost),
+        ("!=", Op::NotEqual),
+        ("==", Op::Equal),
+        ("=", Op::Equal),
+        (">", Op::More),
+        ("<", Op::Less),
+    ];
+    let at = c.at;
+    let Some((_, op)) = ops.into_iter().find(|(sign, _)| c.eat(sign)) else {
+        return c.fail(at, "expected one of >= <= = != > <");
+    };
+    c.blank();
+    let value_at = c.at;
+    let first = c.number("a number, such as 45/50, 90% or 0")?;
+    c.blank();
+    let threshold = if c.eat("/") {
+        c.blank();
+        let at = c.at;
+        let den = c.number("a number of questions after the /")?;
+        if den <= 0.0 {
+            return c.fail(at, "a share of nothing: expected a number above 0");
+        }
+        if first > den {
+            return c.fail(value_at, format!("{first} of {den} is more than all"));
+        }
+        Threshold::Share { num: first, den }
+    } else if c.eat("%") {
+        Threshold::Share { num: first, den: 100.0 }
+    } else {
+        Threshold::Number(first)
+    };
+    c.blank();
+    if c.at < text.len() {
+        return c.fail(
+            c.at,
+            format!(
+                "{:?} is left over: a gate is one comparison; give --gate again for the next",
+                &text[c.at..]
+            ),
+        );
+    }
+    if first < 0.0 {
+        return c.fail(value_at, "no metric is ever below 0: this gate could not fail, or not pass");
+    }
+    scale(&c, value_at, &subject, threshold)?;
+    vacuous(&c, at, op, threshold)?;
+    Ok(Ask { text: text.trim().to_owned(), metric: subject, op, threshold })
+}
+
+fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateError> {
+    if let Some(check) = word.strip_prefix("finding.") {
+        if check.is_empty() {
+            return c
+                .fail(start + word.len(), "expected the name of a check, e.g. finding.fingerprint_differs");
+        }
+        return Ok(Subject::Finding(check.to_owned()));
+    }
+    if let Some(name) = word.strip_prefix("label.") {
+        return match Label::ALL.into_iter().find(|l| l.name() == name) {
+            Some(label) => Ok(Subject::Label(label)),
+            None => {
+                let names: Vec<&str> = Label::ALL.iter().map(|l| l.name()).collect();
+                c.fail(start + 6, format!("no label {name:?}: expected one of {}", names.join(", ")))
+            }
+        };
+    }
+    match METRICS.iter().find(|m| m.name == word) {
+        Some(metric) => Ok(Subject::Metric(metric)),
+        None => {
+            let names: Vec<&str> = METRICS.iter().map(|m| m.name).collect();
+            let what =
+                if word.is_empty() { "expected a metric".to_owned() } else { format!("no metric {word:?}") };
+            c.fail(start, format!("{what}: one of {}, finding.NAME, label.NAME", names.join(", ")))
+        }
+    }
+}
+
+/// A threshold must fit the unit of what it is compared with, and scale with the number of questions.
+fn scale(c: &Cursor<'_>, at: usize, subject: &Subject, threshold: Threshold) -> Result<(), GateError> {
+    let unit = match subject {
+        Subject::Metric(m) => m.unit,
+        Subject::Finding(_) | Subject::Label(_) => Unit::Count,
+    };
+    match (unit, threshold) {
+        (Unit::Share, Threshold::Number(x)) if x > 1.0 => c.fail(
+            at,
+            format!("a count without its denominator does not scale: write {x}/N (e.g. {x}/50) or a share such as 90%"),
+        ),
+        (Unit::Probability, t) if t.value() > 1.0 => c.fail(at, "a probability is at most 1"),
+        (Unit::Number | Unit::Probability, Threshold::Share { den, .. }) if den != 100.0 => {
+            c.fail(at, "this metric is no count of questions: expected a plain number")
+        }
+        (Unit::Count, Threshold::Number(x)) if x.fract() != 0.0 => c.fail(at, "a count is a whole number"),
+        _ => Ok(()),
+    }
+}
+
+/// Gates that no evidence could fail are refused.
+fn vacuous(c: &Cursor<'_>, at: usize, op: Op, threshold: Threshold) -> Result<(), GateError> {
+    if op == Op::AtLeast && threshold.value() <= 0.0 {
+        return c.fail(at, "at least 0 is always true: this gate could not fail");
+    }
+    if matches!(threshold, Threshold::Share { .. }) && op == Op::AtMost && threshold.value() >= 1.0 {
+        return c.fail(at, "at most all of them is always true: this gate could not fail");
+    }
+    Ok(())
+}
