@@ -271,7 +271,7 @@ fn details(
                 "cusum".into(),
                 json!({
                     "miss_rate_tolerable": s.chart.p0, "miss_rate_intolerable": s.chart.p1, "baseline": s.baseline,
-                    "threshold": s.chart.threshold, "miss_adds": s.chart.m - 1,
+                    "threshold": s.chart.threshold, "miss_adds": s.chart.up, "hit_takes": s.chart.down,
                     "requests_between_false_alarms": s.chart.arl0, "requests_to_alarm": s.chart.arl1,
                     "alarm_ordinal": s.alarm, "rise_ordinal": s.rise, "requests_after_onset": after,
                 }),

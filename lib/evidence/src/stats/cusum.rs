@@ -2,8 +2,8 @@
 //!
 //! Each miss raises the sum, each hit lowers it, never below zero; an alarm is a sum at or above the threshold.
 //! The steps follow from a tolerable miss rate `p0` and an intolerable one `p1`. `p1` is moved a little so that
-//! a miss weighs a whole number of hits (Reynolds and Stoumbos): the sum then lives on the integers, and the
-//! mean time to an alarm is the exact solution of a small Markov chain (Brook and Evans), not a simulation.
+//! both steps are whole numbers (Reynolds and Stoumbos): the sum then lives on the integers, and the mean time to
+//! an alarm is the exact solution of a small Markov chain (Brook and Evans), not a simulation.
 
 /// A chart: what a miss and a hit weigh, and where it alarms.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,8 +12,10 @@ pub struct Chart {
     pub p0: f64,
     /// intolerable miss rate, as moved
     pub p1: f64,
-    /// a miss adds `m - 1`, a hit takes 1
-    pub m: u32,
+    /// a miss adds this
+    pub up: u32,
+    /// a hit takes this
+    pub down: u32,
     /// alarm at or above this sum
     pub threshold: u32,
     /// mean requests between false alarms at `p0`
@@ -23,7 +25,9 @@ pub struct Chart {
 }
 
 /// Largest threshold looked at; beyond it no alarm would come in a soak anyway.
-const MOST: u32 = 400;
+const MOST: u32 = 1500;
+/// Largest step: a finer lattice would not move `p1` by anything worth the states.
+const FINEST: u32 = 40;
 
 impl Chart {
     /// The chart for miss rates `p0` < `p1` whose mean time between false alarms is at least `arl0` requests.
@@ -31,15 +35,22 @@ impl Chart {
         if !(p0 > 0.0 && p0 < p1 && p1 < 1.0 && arl0 >= 1.0) {
             return None;
         }
-        let m = (1.0 / gamma(p0, p1)).round().max(2.0) as u32;
-        let p1 = solve(p0, m)?;
-        for threshold in m - 1..=MOST.max(m * 12) {
-            let arl = run_length(m, threshold, p0);
-            if arl >= arl0 {
-                return Some(Chart { p0, p1, m, threshold, arl0: arl, arl1: run_length(m, threshold, p1) });
+        let (up, down, p1) = lattice(p0, p1)?;
+        let enough = |threshold: u32| run_length(up, down, threshold, p0) >= arl0;
+        let (mut low, mut high) = (0, up.max(2));
+        while !enough(high) {
+            low = high;
+            high *= 2;
+            if high > MOST {
+                return None;
             }
         }
-        None
+        while high - low > 1 {
+            let mid = (low + high) / 2;
+            if enough(mid) { high = mid } else { low = mid }
+        }
+        let of = |p: f64| run_length(up, down, high, p);
+        Some(Chart { p0, p1, up, down, threshold: high, arl0: of(p0), arl1: of(p1) })
     }
 
     /// Runs the chart over `misses` in their order.
@@ -51,7 +62,7 @@ impl Chart {
             if sum == 0 {
                 rise = at;
             }
-            sum = (sum + if miss { i64::from(self.m) - 1 } else { -1 }).max(0);
+            sum = (sum + if miss { i64::from(self.up) } else { -i64::from(self.down) }).max(0);
             trace.sums.push(sum as u32);
             if trace.alarm.is_none() && sum >= i64::from(self.threshold) {
                 trace.alarm = Some(at);
@@ -73,46 +84,79 @@ pub struct Trace {
     pub onset: Option<usize>,
 }
 
-/// The rate at which hits and misses balance, as a share of misses.
-fn gamma(p0: f64, p1: f64) -> f64 {
+/// The miss rate at which a sum neither rises nor falls.
+fn balance(p0: f64, p1: f64) -> f64 {
     let r1 = -((1.0 - p1) / (1.0 - p0)).ln();
     let r2 = (p1 * (1.0 - p0) / (p0 * (1.0 - p1))).ln();
     r1 / r2
 }
 
-/// The `p1` for which a miss weighs exactly `m` times the balance: gamma(p0, p1) = 1 / m.
-fn solve(p0: f64, m: u32) -> Option<f64> {
-    let want = 1.0 / f64::from(m);
-    let (mut low, mut high) = (p0 * (1.0 + 1e-9), 1.0 - 1e-12);
-    if !(gamma(p0, low) < want && want < gamma(p0, high)) {
+/// Whole steps up and down whose balance is close to that of the two rates, and the `p1` they stand for: the
+/// coarsest steps that move `p1` by at most a twentieth of its distance from `p0`, else the closest.
+fn lattice(p0: f64, p1: f64) -> Option<(u32, u32, f64)> {
+    let want = balance(p0, p1);
+    let mut best: Option<(f64, (u32, u32, f64))> = None;
+    for m in 2..=FINEST {
+        let down = ((want * f64::from(m)).round() as u32).clamp(1, m - 1);
+        let Some(moved) = solve(p0, f64::from(down) / f64::from(m)) else { continue };
+        let off = (moved - p1).abs();
+        if best.is_none_or(|(b, _)| off < b) {
+            best = Some((off, (m - down, down, moved)));
+        }
+        if off <= 0.05 * (p1 - p0) {
+            break;
+        }
+    }
+    best.map(|(_, steps)| steps)
+}
+
+/// The `p1` whose balance with `p0` is `want`.
+fn solve(p0: f64, want: f64) -> Option<f64> {
+    let (mut low, mut high) = (p0 + (1.0 - p0) * 1e-9, 1.0 - 1e-12);
+    if !(balance(p0, low) < want && want < balance(p0, high)) {
         return None;
     }
     for _ in 0..200 {
         let mid = 0.5 * (low + high);
-        if gamma(p0, mid) < want { low = mid } else { high = mid }
+        if balance(p0, mid) < want { low = mid } else { high = mid }
     }
     Some(0.5 * (low + high))
 }
 
-/// Mean requests to an alarm from sum 0 at miss rate `p`: N(s) = 1 + (1-p) N(max(s-1, 0)) + p N(s+m-1).
-///
-/// Unknown is N(0); going up from it, each equation gives the next N as a line in N(0), because a hit moves down
-/// by exactly one: N(s-1) = (N(s) - 1 - p N(s+m-1)) / (1-p). Solved from the top down that is stable and linear.
-pub fn run_length(m: u32, threshold: u32, p: f64) -> f64 {
-    let h = threshold as usize;
-    let up = m as usize - 1;
+/// Mean requests to an alarm from sum 0 at miss rate `p`, exactly: sums below the threshold are the states of an
+/// absorbing Markov chain. States are eliminated from 0 upward without a single subtraction (Grassmann, Taksar and
+/// Heyman), so no digit is lost however rare the alarm is.
+pub fn run_length(up: u32, down: u32, threshold: u32, p: f64) -> f64 {
+    let (h, up, down) = (threshold as usize, up as usize, down as usize);
     let q = 1.0 - p;
-    // N(s) = a[s] + b[s] * N(h-1), from the top: each equation at s gives N(s-1).
-    let mut a = vec![0.0; h];
-    let mut b = vec![0.0; h];
-    b[h - 1] = 1.0;
-    for s in (1..h).rev() {
-        let above = |v: &[f64]| if s + up < h { v[s + up] } else { 0.0 };
-        a[s - 1] = (a[s] - 1.0 - p * above(&a)) / q;
-        b[s - 1] = (b[s] - p * above(&b)) / q;
+    let mut step = vec![vec![0.0f64; h]; h];
+    let mut alarm = vec![0.0f64; h];
+    let mut time = vec![1.0f64; h];
+    for s in 0..h {
+        step[s][s.saturating_sub(down)] += q;
+        if s + up < h { step[s][s + up] += p } else { alarm[s] += p }
     }
-    // The equation at 0 fixes N(h-1).
-    let above = |v: &[f64]| if up < h { v[up] } else { 0.0 };
-    let top = (1.0 + p * above(&a) - p * a[0]) / (p * b[0] - p * above(&b));
-    a[0] + b[0] * top
+    let mut leave = vec![0.0f64; h];
+    for s in 0..h {
+        let reach = (s + up).min(h - 1);
+        leave[s] = step[s][s + 1..=reach].iter().sum::<f64>() + alarm[s];
+        let (done, rest) = step.split_at_mut(s + 1);
+        for (i, row) in rest.iter_mut().enumerate().take(down) {
+            let share = row[s] / leave[s];
+            if share > 0.0 {
+                for j in s + 1..=reach {
+                    row[j] += share * done[s][j];
+                }
+                alarm[s + 1 + i] += share * alarm[s];
+                time[s + 1 + i] += share * time[s];
+            }
+        }
+    }
+    let mut mean = vec![0.0f64; h];
+    for s in (0..h).rev() {
+        let reach = (s + up).min(h - 1);
+        let ahead: f64 = (s + 1..=reach).map(|j| step[s][j] * mean[j]).sum();
+        mean[s] = (time[s] + ahead) / leave[s];
+    }
+    mean[0]
 }
