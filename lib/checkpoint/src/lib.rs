@@ -1,1 +1,38 @@
-//! Hugging Face checkpoints of the Qwen3.5 family: config, tensors, tokenizer, chat template
+//! Hugging Face checkpoints of the Qwen3.5 family: config, tensors, tokenizer, chat template.
+//!
+//! [`Checkpoint::open`] reads config.json and the headers of all safetensors files and refuses, with a
+//! sentence that names file and key or tensor, whatever is not exactly the model config.json describes.
+//! Tensor data is read on demand ([`Checkpoint::tensor`]) with positioned reads, never through a memory map:
+//! a file cut off meanwhile is an error, not a signal.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`config`] | config.json and generation_config.json, checked |
+//! | [`checkpoint`] | the directory: headers against config, tensors on demand |
+//! | [`tensor`] | element types and bytes |
+//! | [`tokenizer`] | text to token ids and back, streaming |
+//! | [`chat`] | messages to text, as transformers renders them |
+//! | [`digest`] | sha256 of every file |
+//! | [`plan`] | memory a served model takes |
+
+pub mod chat;
+pub mod checkpoint;
+pub mod config;
+pub mod digest;
+mod error;
+mod expected;
+mod header;
+mod keys;
+pub mod plan;
+mod refuse;
+mod shards;
+pub mod tensor;
+pub mod tokenizer;
+
+pub use chat::ChatTemplate;
+pub use checkpoint::Checkpoint;
+pub use config::{Config, LayerType};
+pub use error::Error;
+pub use plan::memory_plan;
+pub use tensor::{Dtype, Tensor};
+pub use tokenizer::{Detokenizer, Tokenizer};

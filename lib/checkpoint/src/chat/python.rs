@@ -1,0 +1,203 @@
+//! Values as Python writes them: `json.dumps`, and `str` inside `{{ … }}`.
+
+use minijinja::value::ValueKind;
+use minijinja::{Error, ErrorKind, Output, State, Value};
+use std::fmt::Write;
+
+/// Arguments of `json.dumps`.
+#[derive(Debug, Default)]
+pub(super) struct Style {
+    /// write every character beyond ASCII as `\uXXXX`
+    pub ensure_ascii: bool,
+    /// spaces per level; one line when absent
+    pub indent: Option<usize>,
+    /// between items, and between key and value
+    pub separators: Option<Vec<String>>,
+    /// keys in order of their text
+    pub sort_keys: bool,
+}
+
+/// `json.dumps(value, …)`.
+pub(super) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
+    let (item, key) = match style.separators.as_deref() {
+        Some([item, key]) => (item.as_str(), key.as_str()),
+        Some(_) => return Err(fail("separators must be two strings".to_owned())),
+        None if style.indent.is_some() => (",", ": "),
+        None => (", ", ": "),
+    };
+    let mut out = String::new();
+    Dump { style, item, key }.value(value, 1, &mut out)?;
+    Ok(out)
+}
+
+fn fail(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
+}
+
+struct Dump<'a> {
+    style: &'a Style,
+    item: &'a str,
+    key: &'a str,
+}
+
+impl Dump<'_> {
+    fn value(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if depth > 200 {
+            return Err(fail("tojson: nested more than 200 levels deep".to_owned()));
+        }
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.block(('[', ']'), items.len(), depth, out, |i, out| {
+                    self.value(&items[i], depth + 1, out)
+                })?;
+            }
+            ValueKind::Map => self.map(value, depth, out)?,
+            other => return Err(fail(format!("tojson: {other} is not JSON serializable"))),
+        }
+        Ok(())
+    }
+
+    fn map(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        let mut pairs = Vec::new();
+        for key in value.try_iter()? {
+            let name = match key.kind() {
+                ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
+                ValueKind::Number => number(&key),
+                ValueKind::Bool => key.is_true().to_string(),
+                ValueKind::None => "null".to_owned(),
+                other => return Err(fail(format!("tojson: keys must be strings, not {other}"))),
+            };
+            pairs.push((name, value.get_item(&key)?));
+        }
+        if self.style.sort_keys {
+            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        self.block(('{', '}'), pairs.len(), depth, out, |i, out| {
+            self.string(&pairs[i].0, out);
+            out.push_str(self.key);
+            self.value(&pairs[i].1, depth + 1, out)
+        })
+    }
+
+    /// Brackets around `n` items, on lines of their own when indented.
+    fn block(
+        &self,
+        brackets: (char, char),
+        n: usize,
+        depth: usize,
+        out: &mut String,
+        mut item: impl FnMut(usize, &mut String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let line = |depth: usize, out: &mut String| {
+            if let Some(width) = self.style.indent.filter(|_| n > 0) {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', width.min(64) * depth));
+            }
+        };
+        out.push(brackets.0);
+        for i in 0..n {
+            if i > 0 {
+                out.push_str(self.item);
+            }
+            line(depth, out);
+            item(i, out)?;
+        }
+        line(depth - 1, out);
+        out.push(brackets.1);
+        Ok(())
+    }
+
+    fn string(&self, text: &str, out: &mut String) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                c if c < ' ' || (self.style.ensure_ascii && c > '~') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        let _ = write!(out, "\\u{unit:04x}");
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+fn number(value: &Value) -> String {
+    match f64::try_from(value.clone()) {
+        Ok(x) if !value.is_integer() => float(x, ["NaN", "Infinity", "-Infinity"]),
+        _ => value.to_string(),
+    }
+}
+
+/// `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
+fn float(x: f64, [nan, inf, neg_inf]: [&str; 3]) -> String {
+    if !x.is_finite() {
+        return if x.is_nan() {
+            nan
+        } else if x > 0.0 {
+            inf
+        } else {
+            neg_inf
+        }
+        .to_owned();
+    }
+    let scientific = format!("{x:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    match exponent.parse::<i32>() {
+        Ok(e) if x != 0.0 && !(-4..16).contains(&e) => {
+            format!("{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs())
+        }
+        _ => format!("{x:?}"),
+    }
+}
+
+/// Prints an expression as Python's `str` would: `True`, `None`, `1e+20`.
+pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
+        ValueKind::None => "None".to_owned(),
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(x) => float(x, ["nan", "inf", "-inf"]),
+            Err(_) => return minijinja::escape_formatter(out, state, value),
+        },
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    out.write_str(&text).map_err(Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        // Left: repr() of CPython.
+        for (want, x) in [
+            ("0.1", 0.1),
+            ("1.0", 1.0),
+            ("-0.0", -0.0),
+            ("1e+20", 1e20),
+            ("1e+16", 1e16),
+            ("1234567890123456.0", 1234567890123456.0),
+            ("0.0001", 1e-4),
+            ("1e-05", 1e-5),
+            ("1.5e-07", 1.5e-7),
+            ("1.7976931348623157e+308", f64::MAX),
+        ] {
+            assert_eq!(float(x, ["NaN", "Infinity", "-Infinity"]), want);
+        }
+    }
+}

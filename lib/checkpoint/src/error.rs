@@ -1,0 +1,264 @@
+//! What can be wrong with a checkpoint: one variant per way, each naming file, key or tensor, what stands
+//! there and what was expected.
+
+use std::io;
+
+/// Why a checkpoint is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// the system failed
+    #[error("{file}: {error}")]
+    Io {
+        /// path of the file
+        file: String,
+        /// what the system said
+        error: io::Error,
+    },
+    /// the checkpoint directory is not there
+    #[error("{path}: no such directory{hint}")]
+    NoDirectory {
+        /// as given
+        path: String,
+        /// what to do, when it looks like a name of the hub
+        hint: String,
+    },
+    /// a file that must be there is not
+    #[error("{dir}: no {file}: {why}")]
+    MissingFile {
+        /// the checkpoint
+        dir: String,
+        /// name of the file
+        file: String,
+        /// who needs it
+        why: String,
+    },
+    /// a directory, pipe or device stands where a file is expected
+    #[error("{file}: {found}: expected a regular file")]
+    NotAFile {
+        /// path of the file
+        file: String,
+        /// what it is
+        found: &'static str,
+    },
+    /// a text file is far larger than its kind ever is
+    #[error("{file}: {bytes} bytes: expected at most {limit}")]
+    FileTooLarge {
+        /// path of the file
+        file: String,
+        /// its size
+        bytes: u64,
+        /// the limit
+        limit: u64,
+    },
+    /// a JSON file does not parse
+    #[error("{file}: not the JSON that belongs here: {reason}")]
+    Json {
+        /// path of the file
+        file: String,
+        /// what the parser said
+        reason: String,
+    },
+    /// a key is absent
+    #[error("{file}: no {key}: expected {expected}")]
+    MissingKey {
+        /// path of the file
+        file: String,
+        /// name of the key
+        key: String,
+        /// what it should say
+        expected: String,
+    },
+    /// a key has a value that cannot be
+    #[error("{file}: {key} is {found}: expected {expected}")]
+    BadKey {
+        /// path of the file
+        file: String,
+        /// name of the key
+        key: String,
+        /// its value
+        found: String,
+        /// what it should be
+        expected: String,
+    },
+    /// the checkpoint is sound but of a kind this build does not run
+    #[error("{file}: {what} is not supported: {needed}")]
+    Unsupported {
+        /// path of the file that says so
+        file: String,
+        /// the kind, by name
+        what: String,
+        /// what would be needed
+        needed: String,
+    },
+    /// the header of a safetensors file is broken as a whole
+    #[error("{file}: bad safetensors header: {reason}")]
+    Header {
+        /// path of the file
+        file: String,
+        /// what is wrong
+        reason: String,
+    },
+    /// an entry of a safetensors header is broken
+    #[error("{file}: tensor {tensor} at data offset {offset}: {reason}")]
+    HeaderEntry {
+        /// path of the file
+        file: String,
+        /// name of the tensor
+        tensor: String,
+        /// where its bytes start, behind the header
+        offset: u64,
+        /// what is wrong
+        reason: String,
+    },
+    /// a safetensors file is shorter or longer than its header says
+    #[error("{file}: {found} bytes: its header says {expected}{detail}")]
+    FileLength {
+        /// path of the file
+        file: String,
+        /// its size
+        found: u64,
+        /// the size its header implies
+        expected: u64,
+        /// which tensor is cut, or how much is left over
+        detail: String,
+    },
+    /// the same tensor stands in two files
+    #[error("tensor {tensor} stands twice: in {first} and in {second}")]
+    DuplicateTensor {
+        /// name of the tensor
+        tensor: String,
+        /// path of one file
+        first: String,
+        /// path of the other
+        second: String,
+    },
+    /// index and files disagree
+    #[error("{file}: {reason}")]
+    Index {
+        /// path of the index
+        file: String,
+        /// how they disagree
+        reason: String,
+    },
+    /// tensors of both naming schemes
+    #[error("{dir}: tensors with two prefixes: {first} and {second}: expected one text model")]
+    MixedPrefixes {
+        /// the checkpoint
+        dir: String,
+        /// a tensor named `model.…`
+        first: String,
+        /// a tensor named `model.language_model.…`
+        second: String,
+    },
+    /// a tensor is absent
+    #[error("{dir}: no tensor {tensor}: expected shape {expected}{more}")]
+    MissingTensor {
+        /// the checkpoint
+        dir: String,
+        /// its full name
+        tensor: String,
+        /// its shape by config.json
+        expected: String,
+        /// how many others are absent, or why it should be there
+        more: String,
+    },
+    /// a tensor has no place in the model
+    #[error("{file}: unexpected tensor {tensor}{why}")]
+    UnexpectedTensor {
+        /// path of the file
+        file: String,
+        /// its full name
+        tensor: String,
+        /// why it is unexpected, where that is known
+        why: String,
+    },
+    /// a tensor has another shape than config.json implies
+    #[error("{file}: tensor {tensor} has shape {found}: config.json implies {expected}")]
+    Shape {
+        /// path of the file
+        file: String,
+        /// its full name
+        tensor: String,
+        /// shape in the file
+        found: String,
+        /// shape by config.json
+        expected: String,
+    },
+    /// a tensor has an element type this build does not compute with
+    #[error("{file}: tensor {tensor} has dtype {found}: expected BF16, F16 or F32{hint}")]
+    Dtype {
+        /// path of the file
+        file: String,
+        /// its full name
+        tensor: String,
+        /// dtype in the file
+        found: String,
+        /// what it looks like
+        hint: String,
+    },
+    /// embeddings are tied, and yet there is another output matrix
+    #[error(
+        "{file}: {head} differs from {embed}{at}: config.json says tie_word_embeddings true, so they must be equal"
+    )]
+    TiedHeadDiffers {
+        /// path of the file that holds the output matrix
+        file: String,
+        /// full name of the output matrix
+        head: String,
+        /// full name of the embedding matrix
+        embed: String,
+        /// where they differ first
+        at: String,
+    },
+    /// a tensor was asked for that the checkpoint does not have
+    #[error("{dir}: no tensor named {tensor}")]
+    NoSuchTensor {
+        /// the checkpoint
+        dir: String,
+        /// name without prefix
+        tensor: String,
+    },
+    /// a file changed after it was opened
+    #[error("{file}: {found} bytes now, {expected} when it was opened: the file changed meanwhile")]
+    Changed {
+        /// path of the file
+        file: String,
+        /// bytes that could be read
+        found: u64,
+        /// bytes it had
+        expected: u64,
+    },
+    /// tokenizer.json cannot be used, or text cannot be encoded
+    #[error("{file}: {reason}")]
+    Tokenizer {
+        /// path of the file
+        file: String,
+        /// what the tokenizer said
+        reason: String,
+    },
+    /// the tokenizer belongs to another model
+    #[error(
+        "{file}: token {token:?} has id {id}: config.json says vocab_size {vocab_size}, so it is another model's tokenizer"
+    )]
+    TokenizerVocabulary {
+        /// path of the file
+        file: String,
+        /// the token with the largest id
+        token: String,
+        /// that id
+        id: u32,
+        /// rows of the embedding
+        vocab_size: usize,
+    },
+    /// the chat template does not parse or refuses the messages
+    #[error("{file}: chat template{line}: {reason}")]
+    Template {
+        /// path of the file
+        file: String,
+        /// ` line N`, where that is known
+        line: String,
+        /// what it says
+        reason: String,
+    },
+}

@@ -1,0 +1,160 @@
+//! tokenizer.json: text to token ids and back, whole or as a stream.
+
+use crate::keys::read_text;
+use crate::{Config, Error};
+use std::path::Path;
+
+/// What stands for bytes that are no (or not yet a) character.
+const REPLACEMENT: char = '\u{fffd}';
+/// A stream looks back over at most about this many tokens.
+const WINDOW: usize = 64;
+
+/// A model's own tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    file: String,
+    largest: (u32, String),
+}
+
+impl Tokenizer {
+    /// Opens tokenizer.json of a directory; `None` when there is none. Truncation and padding settings of
+    /// the file are switched off: a prompt is never cut silently.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be used.
+    pub fn open(dir: &Path) -> Result<Option<Tokenizer>, Error> {
+        let path = dir.join("tokenizer.json");
+        let Some(text) = read_text(&path)? else { return Ok(None) };
+        let file = path.display().to_string();
+        let fail = |e: tokenizers::Error| Error::Tokenizer { file: file.clone(), reason: e.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(fail)?;
+        inner.with_truncation(None).map_err(fail)?;
+        inner.with_padding(None);
+        let largest = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
+        let Some(largest) = largest else {
+            return Err(Error::Tokenizer { file, reason: "it has no tokens".to_owned() });
+        };
+        Ok(Some(Tokenizer { inner, file, largest }))
+    }
+
+    /// Token ids of a text. No special tokens are added; those that stand in the text are recognised.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for some of it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(&e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids. Special tokens and ids without a token yield nothing.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        self.inner.decode(ids, true).map_err(|e| self.error(&e))
+    }
+
+    /// One more than the largest id, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.largest.0 as usize + 1
+    }
+
+    /// The id of a token, e.g. `<|im_end|>`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Refuses a tokenizer whose ids the model has no embedding for.
+    ///
+    /// # Errors
+    /// With the token of the largest id.
+    pub fn check(&self, config: &Config) -> Result<(), Error> {
+        let (id, token) = self.largest.clone();
+        match (id as usize) < config.vocab_size {
+            true => Ok(()),
+            false => Err(Error::TokenizerVocabulary {
+                file: self.file.clone(),
+                token,
+                id,
+                vocab_size: config.vocab_size,
+            }),
+        }
+    }
+
+    /// Decodes token by token.
+    pub fn stream(&self) -> Detokenizer<'_> {
+        Detokenizer { tokenizer: self, ids: Vec::new(), given: 0, context: 0 }
+    }
+
+    fn error(&self, e: &tokenizers::Error) -> Error {
+        Error::Tokenizer { file: self.file.clone(), reason: e.to_string() }
+    }
+}
+
+/// Text of a growing list of token ids. What it yields, put together, is what [`Tokenizer::decode`] makes of
+/// the whole list; it never yields half a character.
+#[derive(Debug)]
+pub struct Detokenizer<'a> {
+    tokenizer: &'a Tokenizer,
+    /// the last tokens: some whose text is complete, as context, then those that are not
+    ids: Vec<u32>,
+    /// bytes of their text that were yielded already
+    given: usize,
+    /// how many of `ids` are context
+    context: usize,
+}
+
+impl Detokenizer<'_> {
+    /// Takes the next token and yields the text that became certain, often none.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn push(&mut self, id: u32) -> Result<String, Error> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        // Only the last character can still change: it may be the start of one that is not complete.
+        let certain = text.strip_suffix(REPLACEMENT).unwrap_or(&text);
+        let out = certain.get(self.given..).unwrap_or_default().to_owned();
+        self.given = self.given.max(certain.len());
+        if certain.len() == text.len() {
+            self.forget(self.ids.len())?;
+        } else if self.ids.len() >= WINDOW {
+            self.forget_garbage(&text)?;
+        }
+        Ok(out)
+    }
+
+    /// Ends the stream and yields what was held back.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn finish(self) -> Result<String, Error> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        Ok(text.get(self.given..).unwrap_or_default().to_owned())
+    }
+
+    /// All text up to `n` tokens was yielded: keeps the tokens since the last such moment, as context for
+    /// decoders that treat the first token of a text differently.
+    fn forget(&mut self, n: usize) -> Result<(), Error> {
+        self.ids.drain(..self.context);
+        self.context = n - self.context;
+        self.given = self.tokenizer.decode(&self.ids)?.len();
+        Ok(())
+    }
+
+    /// Bytes that never become a character would make the window grow without end. Where the text of two
+    /// halves is the text of the whole, no character spans them.
+    fn forget_garbage(&mut self, text: &str) -> Result<(), Error> {
+        for cut in (1..self.ids.len()).rev() {
+            let (head, tail) = self.ids.split_at(cut);
+            let (head, tail) = (self.tokenizer.decode(head)?, self.tokenizer.decode(tail)?);
+            if !tail.is_empty() && head.len() + tail.len() == text.len() && head.len() <= self.given {
+                self.ids.drain(..cut);
+                (self.given, self.context) = (self.given - head.len(), 0);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
