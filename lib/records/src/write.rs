@@ -69,19 +69,22 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`WriteError`] when it cannot be encoded or the sink fails.
     pub fn write(&mut self, record: &Record) -> Result<(), WriteError> {
-        self.write_as(record.kind(), record)
-    }
-
-    /// Writes a value that serializes as a record of type `kind`, such as a borrowed view of one.
-    ///
-    /// # Errors
-    /// [`WriteError`] when it cannot be encoded or the sink fails.
-    pub fn write_as(&mut self, kind: &str, value: &impl serde::Serialize) -> Result<(), WriteError> {
         let start = self.buffer.len();
-        if let Err(e) = jsonl::write(&mut self.buffer, value) {
+        if let Err(e) = jsonl::write(&mut self.buffer, record) {
             self.buffer.truncate(start);
             return Err(WriteError::Encode(e.to_string()));
         }
+        self.wrote(record.kind())
+    }
+
+    /// Writes a record that `json` appends as JSON text of type `kind`, without a newline: a borrowed view of a
+    /// record need not become one first.
+    ///
+    /// # Errors
+    /// [`WriteError`] when the sink fails.
+    pub fn write_json(&mut self, kind: &str, json: impl FnOnce(&mut Vec<u8>)) -> Result<(), WriteError> {
+        json(&mut self.buffer);
+        self.buffer.push(b'\n');
         self.wrote(kind)
     }
 

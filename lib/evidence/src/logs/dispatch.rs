@@ -64,7 +64,9 @@ fn set(out: &mut Dispatch, key: &str, value: &[u8]) -> Result<(), String> {
         "layer_idx" => {
             out.layer_idx = match word(value) {
                 Val::Null => None,
-                v => Some(v.as_u64().and_then(|i| u32::try_from(i).ok()).ok_or_else(|| wrong("a layer or None"))?),
+                v => Some(
+                    v.as_u64().and_then(|i| u32::try_from(i).ok()).ok_or_else(|| wrong("a layer or None"))?,
+                ),
             }
         }
         "enabled" => out.enabled = boolean()?,
@@ -114,7 +116,9 @@ mod tests {
 
     #[test]
     fn our_own_fields_and_unknown_ones_are_kept() {
-        let d = parse(format!("{LINE} path=coop outcome=lite reason=launch_failed wo_split=8 step=12").as_bytes());
+        let d = parse(
+            format!("{LINE} path=coop outcome=lite reason=launch_failed wo_split=8 step=12").as_bytes(),
+        );
         let d = d.unwrap();
         assert_eq!((d.path.as_deref(), d.outcome.as_deref()), (Some("coop"), Some("lite")));
         assert_eq!((d.reason.as_deref(), d.wo_split), (Some("launch_failed"), Some(8)));

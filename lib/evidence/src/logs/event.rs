@@ -1,19 +1,18 @@
 //! A recognised line, borrowed: it becomes an `event` record, or JSON without becoming one.
 
 use super::template::Field;
-use super::value::text;
+use super::value::{text, write_string, write_u64};
 use cute_records::{Event, Record, Source, VERSION};
-use serde::ser::{SerializeMap, SerializeStruct};
-use serde::{Serialize, Serializer};
+use std::borrow::Cow;
 
 /// A recognised line that is an event.
 ///
-/// It serializes exactly as the `event` record it stands for ([`EventRef::to_record`]), without allocating one.
+/// [`EventRef::write_json`] writes what the `event` record it stands for ([`EventRef::to_record`]) would be, without
+/// allocating one.
 #[derive(Clone, Copy, Debug)]
 pub struct EventRef<'a> {
     pub(crate) event: &'static str,
     pub(crate) pack: &'static str,
-    /// sorted by name
     pub(crate) fields: &'a [Field<'a>],
     pub(crate) file: &'a str,
     pub(crate) line: u64,
@@ -47,35 +46,46 @@ impl EventRef<'_> {
             timestamp: self.timestamp.map(|t| text(t).into_owned()),
         }
     }
-}
 
-impl Serialize for EventRef<'_> {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        struct Fields<'a>(&'a [Field<'a>]);
-        impl Serialize for Fields<'_> {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                let mut map = s.serialize_map(Some(self.0.len()))?;
-                for (name, value) in self.0 {
-                    map.serialize_entry(name, value)?;
+    /// Appends the record as JSON, without a newline; numbers stay as the log printed them.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"type\":\"event\",\"v\":");
+        write_u64(VERSION.into(), out);
+        out.extend_from_slice(b",\"event\":\"");
+        out.extend_from_slice(self.event.as_bytes());
+        out.extend_from_slice(b"\",\"pack\":\"");
+        out.extend_from_slice(self.pack.as_bytes());
+        out.extend_from_slice(b"\",\"fields\":{");
+        for (i, (name, value)) in self.fields.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            match name {
+                // a template's own name, or a key of letters, digits and `_.-`
+                Cow::Borrowed(name) => {
+                    out.push(b'"');
+                    out.extend_from_slice(name.as_bytes());
+                    out.extend_from_slice(b"\":");
                 }
-                map.end()
+                Cow::Owned(name) => {
+                    write_string(name.as_bytes(), out);
+                    out.push(b':');
+                }
+            }
+            value.write_json(out);
+        }
+        out.extend_from_slice(b"},\"file\":");
+        write_string(self.file.as_bytes(), out);
+        out.extend_from_slice(b",\"line\":");
+        write_u64(self.line, out);
+        out.extend_from_slice(b",\"byte\":");
+        write_u64(self.byte, out);
+        for (key, value) in [(&b",\"process\":"[..], self.process), (b",\"timestamp\":", self.timestamp)] {
+            if let Some(value) = value {
+                out.extend_from_slice(key);
+                write_string(value, out);
             }
         }
-        let mut out = s.serialize_struct("event", 10)?;
-        out.serialize_field("type", "event")?;
-        out.serialize_field("v", &VERSION)?;
-        out.serialize_field("event", self.event)?;
-        out.serialize_field("pack", self.pack)?;
-        out.serialize_field("fields", &Fields(self.fields))?;
-        out.serialize_field("file", self.file)?;
-        out.serialize_field("line", &self.line)?;
-        out.serialize_field("byte", &self.byte)?;
-        if let Some(process) = self.process {
-            out.serialize_field("process", &text(process))?;
-        }
-        if let Some(timestamp) = self.timestamp {
-            out.serialize_field("timestamp", &text(timestamp))?;
-        }
-        out.end()
+        out.push(b'}');
     }
 }

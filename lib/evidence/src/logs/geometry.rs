@@ -42,8 +42,21 @@ impl Facts {
     pub(crate) fn fill(&mut self, other: &Facts) {
         macro_rules! fill { ($($f:ident),*) => { $(if self.$f.is_none() { self.$f = other.$f.clone(); })* } }
         fill!(
-            tokens, concurrency, max_model_len, block_size, given_block_size, page_size, mamba_cache_mode, kv_heads,
-            head_dim, kv_cache_dtype, model_dtype, layers, blocks_given, speculative, max_num_seqs
+            tokens,
+            concurrency,
+            max_model_len,
+            block_size,
+            given_block_size,
+            page_size,
+            mamba_cache_mode,
+            kv_heads,
+            head_dim,
+            kv_cache_dtype,
+            model_dtype,
+            layers,
+            blocks_given,
+            speculative,
+            max_num_seqs
         );
         // several workers: the smallest pool counts
         self.available_gib = match (self.available_gib, other.available_gib) {
@@ -171,7 +184,8 @@ pub(crate) fn derive(f: &Facts) -> Derived {
     }
     if let Some(n) = f.blocks_given {
         if let Some(l) = layout.filter(|l| !(l.lo..=l.hi).contains(&n)) {
-            contradiction = Some(format!("the log gives {n} blocks, the reported figures {}..{}", l.lo, l.hi));
+            contradiction =
+                Some(format!("the log gives {n} blocks, the reported figures {}..{}", l.lo, l.hi));
         }
         pool.num_blocks = Some(n);
         pool.num_blocks_range = None;
@@ -202,7 +216,13 @@ fn layouts(f: &Facts, block_size: u64) -> Vec<Layout> {
     let (Some(tokens), Some(concurrency), Some(len)) = (f.tokens, f.concurrency, f.max_model_len) else {
         return Vec::new();
     };
-    if block_size == 0 || len == 0 || !concurrency.is_finite() || concurrency <= 0.0 || tokens > 1 << 50 || len > 1 << 40 {
+    if block_size == 0
+        || len == 0
+        || !concurrency.is_finite()
+        || concurrency <= 0.0
+        || tokens > 1 << 50
+        || len > 1 << 40
+    {
         return Vec::new();
     }
     let per_group = len.div_ceil(block_size);
@@ -234,7 +254,14 @@ fn by_concurrency(concurrency: f64, need: u64) -> (u64, u64) {
 }
 
 /// tokens = ⌊P/groups⌋·block_size
-fn by_groups(tokens: u64, concurrency: f64, block_size: u64, attention: u64, state: u64, need: u64) -> Option<Layout> {
+fn by_groups(
+    tokens: u64,
+    concurrency: f64,
+    block_size: u64,
+    attention: u64,
+    state: u64,
+    need: u64,
+) -> Option<Layout> {
     if tokens % block_size != 0 {
         return None;
     }
@@ -246,7 +273,14 @@ fn by_groups(tokens: u64, concurrency: f64, block_size: u64, attention: u64, sta
 }
 
 /// tokens = ⌊P·max_model_len/need⌋
-fn by_capacity(tokens: u64, concurrency: f64, len: u64, attention: u64, state: u64, need: u64) -> Option<Layout> {
+fn by_capacity(
+    tokens: u64,
+    concurrency: f64,
+    len: u64,
+    attention: u64,
+    state: u64,
+    need: u64,
+) -> Option<Layout> {
     let wide = |x: u64| u128::from(x) * u128::from(need);
     let lo = u64::try_from(wide(tokens).div_ceil(u128::from(len))).ok()?;
     let hi = u64::try_from((wide(tokens + 1) - 1) / u128::from(len)).ok()?;
@@ -272,15 +306,21 @@ fn memory(f: &Facts, block_bytes: Option<u64>, attention_groups: u64) -> Option<
 }
 
 fn layout_words(f: &Facts, block_size: Option<u64>, l: &Layout) -> String {
-    let (len, tokens, m) =
-        (f.max_model_len.unwrap_or_default(), f.tokens.unwrap_or_default(), f.concurrency.unwrap_or_default());
+    let (len, tokens, m) = (
+        f.max_model_len.unwrap_or_default(),
+        f.tokens.unwrap_or_default(),
+        f.concurrency.unwrap_or_default(),
+    );
     let bs = block_size.unwrap_or(16);
     let assumed = if block_size.is_none() { " (block size 16 assumed: the log names none)" } else { "" };
     let mode = f.mamba_cache_mode.as_deref().unwrap_or("none, assumed");
     let attention = if l.attention == 1 { String::new() } else { format!("{} x ", l.attention) };
     let state = match l.state {
         0 => String::new(),
-        s => format!(" + {} for {s} state group(s) (cache mode {mode})", l.need - l.attention * len.div_ceil(bs)),
+        s => format!(
+            " + {} for {s} state group(s) (cache mode {mode})",
+            l.need - l.attention * len.div_ceil(bs)
+        ),
     };
     let groups = l.attention + l.state;
     let exact = format!("{} x {m:.2} = {:.2}", l.need, m * l.need as f64);

@@ -21,9 +21,12 @@ fn boot(tokens: u64, concurrency: f64, gib: f64) -> Facts {
 #[test]
 fn block_counts_follow_from_tokens_and_concurrency() {
     // 44 = ceil(65536/1600) + 3; 44 x 19.61 = 862.84, 44 x 19.64 = 864.16, 44 x 19.57 = 861.08, 44 x 19.66 = 865.04
-    for (tokens, m, gib, blocks) in
-        [(344_000, 19.61, 42.14, 863), (345_600, 19.64, 42.19, 864), (344_000, 19.57, 42.06, 861), (345_600, 19.66, 42.25, 865)]
-    {
+    for (tokens, m, gib, blocks) in [
+        (344_000, 19.61, 42.14, 863),
+        (345_600, 19.64, 42.19, 864),
+        (344_000, 19.57, 42.06, 861),
+        (345_600, 19.66, 42.25, 865),
+    ] {
         let d = derive(&boot(tokens, m, gib));
         assert_eq!(d.pool.num_blocks, Some(blocks), "{:?}", d.pool.rule);
         assert_eq!((d.pool.attention_groups, d.pool.state_groups), (Some(1), Some(3)));
@@ -51,7 +54,12 @@ fn the_layout_comes_from_the_figures_and_is_not_assumed() {
                     ..Facts::default()
                 };
                 let p = derive(&f).pool;
-                assert_eq!((p.attention_groups, p.state_groups), (Some(attention), Some(state)), "{f:?} {:?}", p.rule);
+                assert_eq!(
+                    (p.attention_groups, p.state_groups),
+                    (Some(attention), Some(state)),
+                    "{f:?} {:?}",
+                    p.rule
+                );
                 assert_eq!(p.num_blocks, Some(blocks), "{f:?} {:?}", p.rule);
             }
         }
@@ -77,7 +85,12 @@ fn newer_servers_report_tokens_as_concurrency_times_length() {
 #[test]
 fn a_pure_attention_pool_has_one_group() {
     // 27,919 blocks of 16 tokens; 446,704 / 8192 = 54.53
-    let f = Facts { tokens: Some(446_704), concurrency: Some(54.53), max_model_len: Some(8192), ..Facts::default() };
+    let f = Facts {
+        tokens: Some(446_704),
+        concurrency: Some(54.53),
+        max_model_len: Some(8192),
+        ..Facts::default()
+    };
     let p = derive(&f).pool;
     assert_eq!((p.num_blocks, p.state_groups), (Some(27_919), Some(0)), "{:?}", p.rule);
     assert!(p.rule.unwrap().contains("assumed"));

@@ -13,6 +13,7 @@
 mod dispatch;
 mod event;
 mod geometry;
+mod literals;
 mod pack;
 mod packs;
 mod pool;

@@ -1,8 +1,8 @@
 //! Pattern tables and what they compile to.
 
+use super::literals::{Ahead, Hit, Literals};
 use super::packs::ALL;
 use super::template::{self, Field, Template, TemplateError};
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use std::sync::Arc;
 
 /// What a recognised line becomes.
@@ -48,7 +48,12 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub(crate) const fn new(record: Kind, name: &'static str, template: &'static str, doc: &'static str) -> Self {
+    pub(crate) const fn new(
+        record: Kind,
+        name: &'static str,
+        template: &'static str,
+        doc: &'static str,
+    ) -> Self {
         Pattern { name, record, template, literal: "", generic: false, doc }
     }
 
@@ -100,7 +105,7 @@ struct Compiled {
     packs: Vec<&'static Pack>,
     entries: Vec<Entry>,
     by_literal: Vec<Vec<usize>>,
-    scanner: AhoCorasick,
+    literals: Literals,
 }
 
 #[derive(Debug)]
@@ -145,16 +150,16 @@ impl PackSet {
         let Some(pack) = ALL.iter().find(|p| p.name == name) else {
             return Err(PackError::Unknown(name.to_owned()));
         };
-        Self::compile(
-            ALL.iter().filter(|p| p.name == name || pack.extends.contains(&p.name)).collect(),
-        )
+        Self::compile(ALL.iter().filter(|p| p.name == name || pack.extends.contains(&p.name)).collect())
     }
 
     fn compile(packs: Vec<&'static Pack>) -> Result<Self, PackError> {
         let mut entries = Vec::new();
         let mut literals: Vec<&'static str> = Vec::new();
         let mut by_literal: Vec<Vec<usize>> = Vec::new();
-        for (pack, pattern) in packs.iter().enumerate().flat_map(|(i, p)| p.patterns.iter().map(move |q| (i, q))) {
+        for (pack, pattern) in
+            packs.iter().enumerate().flat_map(|(i, p)| p.patterns.iter().map(move |q| (i, q)))
+        {
             let template = Template::new(pattern.template)?;
             let literal = pattern.literal();
             match literals.iter().position(|l| *l == literal) {
@@ -166,12 +171,8 @@ impl PackSet {
             }
             entries.push(Entry { pack, pattern, template });
         }
-        let scanner = AhoCorasick::builder()
-            .kind(Some(AhoCorasickKind::DFA))
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(&literals)
-            .map_err(|e| TemplateError { template: "all literals".to_owned(), message: e.to_string() })?;
-        Ok(PackSet(Arc::new(Compiled { packs, entries, by_literal, scanner })))
+        let literals = Literals::new(&literals)?;
+        Ok(PackSet(Arc::new(Compiled { packs, entries, by_literal, literals })))
     }
 
     /// The tables, the most specific first.
@@ -183,9 +184,14 @@ impl PackSet {
         self.0.packs[entry.pack]
     }
 
-    /// The first literal in `bytes`: where it starts, and its number.
-    pub(crate) fn find(&self, bytes: &[u8]) -> Option<(usize, usize)> {
-        self.0.scanner.find(bytes).map(|m| (m.start(), m.pattern().as_usize()))
+    /// The first literal in a line.
+    pub(crate) fn find(&self, line: &[u8]) -> Option<Hit> {
+        self.0.literals.find(line)
+    }
+
+    /// The first literal of a block at or behind `from`.
+    pub(crate) fn find_from(&self, block: &[u8], from: usize, ahead: &mut Ahead) -> Option<Hit> {
+        self.0.literals.find_from(block, from, ahead)
     }
 
     /// The pattern a line matches: those of its first literal, then all others, generic ones last.
@@ -252,7 +258,10 @@ pub fn listing(pack: Option<&str>) -> Option<String> {
     }
     for p in pack.patterns {
         line(&mut out, "");
-        line(&mut out, &format!("{:8} {}  {}", p.record.word(), p.name, if p.generic { "(tried last)" } else { "" }));
+        line(
+            &mut out,
+            &format!("{:8} {}  {}", p.record.word(), p.name, if p.generic { "(tried last)" } else { "" }),
+        );
         line(&mut out, &format!("         {}", p.doc));
         line(&mut out, &format!("         {}", p.template));
     }

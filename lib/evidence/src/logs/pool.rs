@@ -174,11 +174,7 @@ fn count(fields: &[Field<'_>], name: &str) -> Option<u64> {
 }
 
 fn number(fields: &[Field<'_>], name: &str) -> Option<f64> {
-    match get(fields, name)? {
-        Val::Num(x) => Some(*x),
-        Val::Int(i) => Some(*i as f64),
-        _ => None,
-    }
+    get(fields, name)?.as_f64()
 }
 
 fn word(fields: &[Field<'_>], name: &str) -> Option<String> {

@@ -93,7 +93,9 @@ pub(crate) fn strip_ansi(line: &[u8], out: &mut Vec<u8>) {
             // CSI: parameters, then one final byte
             Some(b'[') => rest.iter().skip(1).position(|c| (0x40..=0x7e).contains(c)).map(|p| p + 2),
             // OSC: up to BEL or ESC
-            Some(b']') => rest.iter().position(|c| matches!(c, 0x07 | 0x1b)).map(|p| p + usize::from(rest[p] == 7)),
+            Some(b']') => {
+                rest.iter().position(|c| matches!(c, 0x07 | 0x1b)).map(|p| p + usize::from(rest[p] == 7))
+            }
             Some(_) => Some(1),
             None => None,
         };
@@ -136,7 +138,11 @@ mod tests {
 
     #[test]
     fn prefixes_of_every_kind_are_read() {
-        check("(EngineCore pid=146) INFO 05-13 13:32:02 [_backend.py:1397] MSG", Some("EngineCore pid=146"), Some("05-13 13:32:02"));
+        check(
+            "(EngineCore pid=146) INFO 05-13 13:32:02 [_backend.py:1397] MSG",
+            Some("EngineCore pid=146"),
+            Some("05-13 13:32:02"),
+        );
         check("(APIServer pid=1) INFO:     MSG", Some("APIServer pid=1"), None);
         check("INFO 05-10 20:14:02.123 [a.py:1] MSG", None, Some("05-10 20:14:02.123"));
         check("2026-05-01 20:48:54,029 | MSG", None, Some("2026-05-01 20:48:54,029"));

@@ -5,6 +5,7 @@
 
 use super::dispatch;
 use super::event::EventRef;
+use super::literals::Ahead;
 use super::pack::{Kind, PackSet};
 use super::packs::{DISPATCH, DISPATCH_MARK};
 use super::pool::Pools;
@@ -37,7 +38,15 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
     pub(super) fn new(file: &'a str, packs: &'a PackSet, sink: &'a mut S) -> Self {
         let mut counters = Counters::default();
         counters.by_pack.extend(packs.packs().map(|p| (p.name, 0)));
-        Scanner { file, packs, sink, counters, pools: Pools::default(), plain: Vec::new(), records: Vec::new() }
+        Scanner {
+            file,
+            packs,
+            sink,
+            counters,
+            pools: Pools::default(),
+            plain: Vec::new(),
+            records: Vec::new(),
+        }
     }
 
     pub(super) fn run(mut self, mut reader: impl Read) -> Result<Counters, Error> {
@@ -100,14 +109,18 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
     fn lines(&mut self, region: &[u8]) -> Result<(), Error> {
         let base = self.counters.bytes;
         let coloured = memchr::memchr(0x1b, region).is_some();
+        let mut ahead = Ahead::default();
         let mut at = 0;
         while at < region.len() {
-            // where the next line to look at starts
-            let line = if coloured {
-                at
+            // where the next line to look at starts, and the literal in it
+            let (line, literal) = if coloured {
+                (at, None)
             } else {
-                match self.packs.find(&region[at..]) {
-                    Some((hit, _)) => at + memchr::memrchr(b'\n', &region[at..at + hit]).map_or(0, |n| n + 1),
+                match self.packs.find_from(region, at, &mut ahead) {
+                    Some(hit) => {
+                        let before = memchr::memrchr(b'\n', &region[at..hit.start]);
+                        (at + before.map_or(0, |n| n + 1), Some(hit.literal))
+                    }
                     None => {
                         self.skip(&region[at..]);
                         return Ok(());
@@ -117,7 +130,7 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
             self.skip(&region[at..line]);
             let newline = memchr::memchr(b'\n', &region[line..]);
             let end = newline.map_or(region.len(), |n| line + n);
-            self.line(&region[line..end.min(line + MAX_MATCH)], base + line as u64)?;
+            self.line(&region[line..end.min(line + MAX_MATCH)], base + line as u64, literal)?;
             self.counters.lines += u64::from(newline.is_some());
             at = end + 1;
         }
@@ -140,8 +153,11 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
         }
     }
 
-    fn line(&mut self, raw: &[u8], byte: u64) -> Result<(), Error> {
+    fn line(&mut self, raw: &[u8], byte: u64, literal: Option<usize>) -> Result<(), Error> {
         let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
+        if literal.is_some() && raw.first() != Some(&b'{') {
+            return self.plain_line(raw, byte, None, literal);
+        }
         let docker = DockerLine::parse(raw);
         let inner = match &docker {
             Some(d) => d.log.trim_end_matches(['\n', '\r']).as_bytes(),
@@ -155,14 +171,21 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
             inner
         };
         let time = docker.as_ref().and_then(|d| d.time.as_deref()).map(str::as_bytes);
-        let done = self.plain_line(line, byte, time);
+        let done = self.plain_line(line, byte, time, None);
         self.plain = plain;
         done
     }
 
-    fn plain_line(&mut self, line: &[u8], byte: u64, docker_time: Option<&[u8]>) -> Result<(), Error> {
+    fn plain_line(
+        &mut self,
+        line: &[u8],
+        byte: u64,
+        docker_time: Option<&[u8]>,
+        literal: Option<usize>,
+    ) -> Result<(), Error> {
         let mut fields = Vec::new();
-        let found = self.packs.find(line).and_then(|(_, literal)| self.packs.recognise(literal, line, &mut fields));
+        let literal = literal.or_else(|| self.packs.find(line).map(|hit| hit.literal));
+        let found = literal.and_then(|literal| self.packs.recognise(literal, line, &mut fields));
         let Some((entry, at)) = found else {
             match line.iter().all(u8::is_ascii_whitespace) {
                 true => self.counters.ignored += 1,
@@ -181,7 +204,6 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
             self.pools.settle(&mut self.records);
         }
         let prefix = Prefix::read(line, at);
-        fields.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let event = EventRef {
             event: pattern.name,
             pack: pack.name,
@@ -241,4 +263,3 @@ fn dispatch_record(rest: &[u8], source: Source) -> Record {
         }
     }
 }
-

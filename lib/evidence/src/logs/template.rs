@@ -50,6 +50,8 @@ pub(crate) struct Template {
     lead: Option<&'static str>,
     first: Finder<'static>,
     rest: Vec<Piece>,
+    /// fields there may be
+    width: usize,
 }
 
 /// A mistake in a pattern table.
@@ -80,7 +82,7 @@ impl Template {
             Some(Piece::Words(words)) => {
                 let first = Finder::new(words.as_bytes()).into_owned();
                 pieces.remove(0);
-                Ok(Template { lead, first, rest: pieces })
+                Ok(Template { lead, first, rest: pieces, width: template.matches('{').count() })
             }
             _ => Err(error("no words to look for")),
         }
@@ -88,8 +90,9 @@ impl Template {
 
     /// The fields, and the offset at which the template starts, when `line` matches.
     pub(crate) fn matches<'a>(&self, line: &'a [u8], fields: &mut Vec<Field<'a>>) -> Option<usize> {
-        fields.clear();
         let at = self.first.find(line)?;
+        fields.clear();
+        fields.reserve(self.width);
         let mut start = at;
         if let Some(name) = self.lead {
             start = line[..at].iter().rposition(u8::is_ascii_whitespace).map_or(0, |p| p + 1);
@@ -121,14 +124,17 @@ impl Template {
     }
 }
 
-/// The longest run of words of a template that survives JSON escaping: what the scanner looks for.
+/// A run of words long enough to look for.
+const ENOUGH: usize = 12;
+
+/// What the scanner looks for: the first run of words that is long enough and survives JSON escaping, else the
+/// longest. The earlier in the line it stands, the less there is to scan.
 pub(crate) fn literal(template: &'static str) -> &'static str {
     let Ok(pieces) = parse(template) else { return "" };
     let safe = |c: char| c.is_ascii() && !c.is_ascii_control() && !matches!(c, '"' | '\\' | '<' | '>' | '&');
     let words = pieces.iter().filter_map(|p| if let Piece::Words(w) = p { Some(*w) } else { None });
     let runs = words.flat_map(|w| w.split(move |c| !safe(c)));
-    // the first of the longest: `max_by_key` alone would take the last
-    runs.fold("", |best, run| if run.len() > best.len() { run } else { best })
+    runs.fold("", |best, run| if best.len() < ENOUGH && run.len() > best.len() { run } else { best })
 }
 
 struct Cursor<'a> {
@@ -178,11 +184,17 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
-    fn value(&mut self, name: &'static str, ty: &Type, next: Option<&[u8]>, fields: &mut Vec<Field<'a>>) -> Option<()> {
+    fn value(
+        &mut self,
+        name: &'static str,
+        ty: &Type,
+        next: Option<&[u8]>,
+        fields: &mut Vec<Field<'a>>,
+    ) -> Option<()> {
         let left = self.left();
         let val = match ty {
-            Type::Int => Val::Int(value::int(self.take(value::int_len(left))?)?),
-            Type::Num => value::num(self.take(value::num_len(left))?),
+            Type::Int => Val::Int(self.take(value::int_len(left))?),
+            Type::Num => Val::Num(self.take(value::num_len(left))?),
             Type::Word => {
                 let span = left.iter().position(u8::is_ascii_whitespace).unwrap_or(left.len());
                 let len = match next {
@@ -283,7 +295,11 @@ fn parse_type(ty: &'static str) -> Result<Type, String> {
         "dict" => Type::Dict,
         "kwargs" => Type::Kwargs,
         words if words.contains('|') => Type::OneOf(words.split('|').collect()),
-        other => return Err(format!("type {other:?}: expected int, num, word, text, msg, bool, kv, dict, kwargs or A|B")),
+        other => {
+            return Err(format!(
+                "type {other:?}: expected int, num, word, text, msg, bool, kv, dict, kwargs or A|B"
+            ));
+        }
     })
 }
 
@@ -319,7 +335,9 @@ mod tests {
         check(
             http,
             "INFO:     10.0.0.1:5 - \"GET /a HTTP/1.1\" 404 Not Found",
-            Some(json!({"client": "10.0.0.1:5", "method": "GET", "path": "/a", "version": "1.1", "status": 404})),
+            Some(
+                json!({"client": "10.0.0.1:5", "method": "GET", "path": "/a", "version": "1.1", "status": 404}),
+            ),
         );
         check(http, " - \"GET /a HTTP/1.1\" 404", None);
         assert_eq!(literal(http), " HTTP/");

@@ -1,14 +1,15 @@
 //! Values captured from a line: numbers with thousands separators, Python words, `key=value` lists.
 
-use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// A captured value; text borrows from the line where it can.
+/// A captured value; text borrows from the line where it can, numbers are read when somebody asks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Val<'a> {
-    Int(i64),
-    Num(f64),
+    /// a span of [`int_len`]
+    Int(&'a [u8]),
+    /// a span of [`num_len`]
+    Num(&'a [u8]),
     Bool(bool),
     Null,
     Str(Cow<'a, str>),
@@ -18,8 +19,16 @@ pub(crate) enum Val<'a> {
 impl Val<'_> {
     pub(crate) fn as_u64(&self) -> Option<u64> {
         match self {
-            Val::Int(i) => u64::try_from(*i).ok(),
+            Val::Int(b) => u64::try_from(int(b)?).ok(),
             Val::Json(v) => v.as_u64(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_f64(&self) -> Option<f64> {
+        match self {
+            Val::Int(b) | Val::Num(b) => num(b),
+            Val::Json(v) => v.as_f64(),
             _ => None,
         }
     }
@@ -32,28 +41,76 @@ impl Val<'_> {
         }
     }
 
+    /// The JSON value; a number that JSON cannot hold is the text it was.
     pub(crate) fn to_value(&self) -> Value {
         match self {
-            Val::Int(i) => Value::from(*i),
-            Val::Num(x) => Value::from(*x),
+            Val::Int(b) => int(b).map_or_else(|| Value::from(text(b)), Value::from),
+            Val::Num(b) => num(b).map_or_else(|| Value::from(text(b)), Value::from),
             Val::Bool(b) => Value::from(*b),
             Val::Null => Value::Null,
             Val::Str(s) => Value::from(s.as_ref()),
             Val::Json(v) => v.clone(),
         }
     }
+
+    /// Appends the JSON text of [`Val::to_value`]; numbers stay as they were printed.
+    pub(crate) fn write_json(&self, out: &mut Vec<u8>) {
+        match self {
+            Val::Int(b) | Val::Num(b) if is_json_number(b) => out.extend_from_slice(b),
+            Val::Str(s) => write_string(s.as_bytes(), out),
+            Val::Bool(true) => out.extend_from_slice(b"true"),
+            Val::Bool(false) => out.extend_from_slice(b"false"),
+            Val::Null => out.extend_from_slice(b"null"),
+            other => {
+                let start = out.len();
+                if serde_json::to_writer(&mut *out, &other.to_value()).is_err() {
+                    out.truncate(start);
+                    out.extend_from_slice(b"null");
+                }
+            }
+        }
+    }
 }
 
-impl Serialize for Val<'_> {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Val::Int(i) => s.serialize_i64(*i),
-            Val::Num(x) => s.serialize_f64(*x),
-            Val::Bool(b) => s.serialize_bool(*b),
-            Val::Null => s.serialize_unit(),
-            Val::Str(t) => s.serialize_str(t),
-            Val::Json(v) => v.serialize(s),
+/// A finite number spelled as JSON spells it.
+fn is_json_number(b: &[u8]) -> bool {
+    let digits = b.strip_prefix(b"-").unwrap_or(b);
+    let plain = match digits {
+        [b'0'] | [b'0', b'.', ..] | [b'1'..=b'9', ..] => digits.len() <= 17,
+        _ => false,
+    };
+    plain && digits.iter().all(|c| c.is_ascii_digit() || *c == b'.')
+}
+
+/// Appends a decimal number.
+pub(crate) fn write_u64(mut n: u64, out: &mut Vec<u8>) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
         }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends a JSON string; what is no UTF-8 becomes U+FFFD.
+pub(crate) fn write_string(b: &[u8], out: &mut Vec<u8>) {
+    // no early exit: the loop becomes vector instructions
+    let special = b.iter().fold(false, |s, c| s | !(0x20..0x7f).contains(c) | (*c == b'"') | (*c == b'\\'));
+    if !special {
+        out.push(b'"');
+        out.extend_from_slice(b);
+        out.push(b'"');
+        return;
+    }
+    let start = out.len();
+    if serde_json::to_writer(&mut *out, &text(b)).is_err() {
+        out.truncate(start);
+        out.extend_from_slice(b"null");
     }
 }
 
@@ -118,15 +175,12 @@ pub(crate) fn int(b: &[u8]) -> Option<i64> {
     Some(if negative { -x } else { x })
 }
 
-/// The number a span of [`num_len`] spells, as a JSON number when it is finite, else as the text it was.
-pub(crate) fn num(b: &[u8]) -> Val<'_> {
-    let spelled = std::str::from_utf8(b).unwrap_or_default();
-    let parsed: Option<f64> =
-        if spelled.contains(',') { spelled.replace(',', "").parse().ok() } else { spelled.parse().ok() };
-    match parsed {
-        Some(x) if x.is_finite() => Val::Num(x),
-        _ => Val::Str(text(b)),
-    }
+/// The number a span of [`num_len`] spells, when it is finite.
+pub(crate) fn num(b: &[u8]) -> Option<f64> {
+    let spelled = std::str::from_utf8(b).ok()?;
+    let parsed: Result<f64, _> =
+        if spelled.contains(',') { spelled.replace(',', "").parse() } else { spelled.parse() };
+    parsed.ok().filter(|x| x.is_finite())
 }
 
 /// What a bare word of Python's `repr` means: `None`, `True`, `False`, an integer, a float, a list, or itself.
@@ -140,10 +194,10 @@ pub(crate) fn word(b: &[u8]) -> Val<'_> {
     let plain = |b: &[u8]| !b.contains(&b',');
     if !b.is_empty() && plain(b) {
         if int_len(b) == b.len() {
-            return int(b).map_or_else(|| Val::Str(text(b)), Val::Int);
+            return Val::Int(b);
         }
         if num_len(b) == b.len() {
-            return num(b);
+            return Val::Num(b);
         }
     }
     if let [b'[' | b'(', .., b']' | b')'] = b
@@ -189,7 +243,8 @@ impl<'a> Iterator for Pairs<'a> {
             self.0 = b;
             return None;
         }
-        let key = b.iter().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-')).count();
+        let key =
+            b.iter().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-')).count();
         if key == 0 || b.get(key) != Some(&b'=') {
             let end = b.iter().position(u8::is_ascii_whitespace).unwrap_or(b.len());
             self.0 = &b[end..];
@@ -244,9 +299,41 @@ mod tests {
         assert_eq!(word(b"[3, 7]").to_value(), serde_json::json!([3, 7]));
         assert_eq!(word(b"(4, 5120)").to_value(), serde_json::json!([4, 5120]));
         assert_eq!(word(b"[]").to_value(), serde_json::json!([]));
-        assert_eq!(word(b"-0.90"), Val::Num(-0.9));
+        assert_eq!(word(b"-0.90").to_value(), serde_json::json!(-0.9));
         assert_eq!(word(b"fp8_e4m3"), Val::Str("fp8_e4m3".into()));
-        assert_eq!(word(b"nan"), Val::Str("nan".into()));
+        assert_eq!(word(b"nan").to_value(), serde_json::json!("nan"));
+    }
+
+    #[test]
+    fn json_is_written_as_the_value_would_be() {
+        for b in [
+            "0",
+            "-0.90",
+            "344,000",
+            "007",
+            "+5",
+            "nan",
+            "1e9",
+            "7.70",
+            "99999999999999999999",
+            "a\"b\n",
+            "β",
+            "x",
+        ] {
+            let val = word(b.as_bytes());
+            let mut out = Vec::new();
+            val.write_json(&mut out);
+            let back: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(back, val.to_value(), "{b}");
+        }
+        for n in [0, 9, 10, u64::MAX] {
+            let mut out = Vec::new();
+            write_u64(n, &mut out);
+            assert_eq!(out, n.to_string().as_bytes());
+        }
+        let mut out = Vec::new();
+        write_string(b"\xff\x00", &mut out);
+        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), "\u{fffd}\0");
     }
 
     #[test]

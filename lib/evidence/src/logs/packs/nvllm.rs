@@ -31,17 +31,29 @@ const PATTERNS: &[Pattern] = &[
     event("fusion_attached", "CuTe fusion attached: {:kv}", "attention fusion bound to a layer"),
     event("fusion_resolved", "CuTe fusion resolved: {:kv}", "weights of the fused layer found"),
     event("mlp_fusion_attached", "CuTe MLP fusion attached: {:kv}", "MLP fusion bound to a layer"),
-    event("coop_attached", "-coop kernel attached: {:kv}", "the cooperative kernel was built; `resident_cap` blocks fit"),
+    event(
+        "coop_attached",
+        "-coop kernel attached: {:kv}",
+        "the cooperative kernel was built; `resident_cap` blocks fit",
+    ),
     event(
         "coop_construction_failed",
         "-coop kernel construction failed{message:msg}",
         "the cooperative kernel was not built: dispatch is disabled and the server runs on",
     ),
-    event("mlp_tile_preset", "Phase D MLP tile preset: {preset:word} {arrow:word} {:kv}", "tile sizes of the fused MLP"),
+    event(
+        "mlp_tile_preset",
+        "Phase D MLP tile preset: {preset:word} {arrow:word} {:kv}",
+        "tile sizes of the fused MLP",
+    ),
     event("kernel_compiling", "Compiling {kernel:text} (first call", "a kernel is compiled at run time")
         .looks_for(" (first call"),
     event("compile_heartbeat", "-coop compile] t={seconds:int}s alive", "compilation goes on, every 300 s"),
-    event("residual_mirror", "[RES_MIRROR_OP] {:kv}", "largest residual when the mirror buffer is first filled"),
+    event(
+        "residual_mirror",
+        "[RES_MIRROR_OP] {:kv}",
+        "largest residual when the mirror buffer is first filled",
+    ),
     // ---- Phase E at run time
     event(
         "coop_launch_failed",
@@ -67,7 +79,11 @@ const PATTERNS: &[Pattern] = &[
     event("fire_count", "[BETA_COOP_COUNT] {:kv}", "launches of the cooperative kernel"),
     event("cute_timing", "[CUTE_TIMING] {:kv}", "per-call times"),
     // ---- probes
-    event("dispatch_audit", "CUTE_DISPATCH_AUDIT: {:kv}", "what a step handed to the graph dispatcher, first 100 steps"),
+    event(
+        "dispatch_audit",
+        "CUTE_DISPATCH_AUDIT: {:kv}",
+        "what a step handed to the graph dispatcher, first 100 steps",
+    ),
     event("full_graph_probe", "CUTE_FULL_GRAPH_PROBE: {:kv}", "graph mode of a step, at most two lines"),
     event(
         "c2_diag",
@@ -79,14 +95,30 @@ const PATTERNS: &[Pattern] = &[
     // ---- zeroing of recycled states
     event("sentinel_check", "nvllm.ablation.sentinel_check {:kv}", "whether an ablation gate is on"),
     event("first_fire", "nvllm.ablation.first_fire {:kv}", "an ablation gate acted for the first time"),
-    event("fire_count", "nvllm.ablation.fire_count {:kv}", "how often an ablation gate acted, every 100th time"),
+    event(
+        "fire_count",
+        "nvllm.ablation.fire_count {:kv}",
+        "how often an ablation gate acted, every 100th time",
+    ),
     event("first_fire", "nvllm.{name:word}.first_fire {:kv}", "zero-on-realloc acted for the first time")
         .looks_for(".first_fire "),
-    event("fire_count", "nvllm.{name:word}.fire_count {:kv}", "how often zero-on-realloc acted, every 100th time")
-        .looks_for(".fire_count "),
+    event(
+        "fire_count",
+        "nvllm.{name:word}.fire_count {:kv}",
+        "how often zero-on-realloc acted, every 100th time",
+    )
+    .looks_for(".fire_count "),
     // ---- kernel cache
-    event("kernel_cache", "CuTe disk cache {result:HIT|MISS|stored}(? (native)?)(? key={key:word}?)", "kernel cache on disk"),
-    event("blessed_cache", "[blessed-cache gate] verify {result:PASS|FAIL}: {:kv}", "files of a blessed cache checked"),
+    event(
+        "kernel_cache",
+        "CuTe disk cache {result:HIT|MISS|stored}(? (native)?)(? key={key:word}?)",
+        "kernel cache on disk",
+    ),
+    event(
+        "blessed_cache",
+        "[blessed-cache gate] verify {result:PASS|FAIL}: {:kv}",
+        "files of a blessed cache checked",
+    ),
     event("blessed_cache", "[blessed-cache gate] {message:msg}", "other words of the cache gate"),
     event("launch_error", "Error launching {message:msg}", "a kernel launch was refused"),
     event("assertion", "AssertionError(?: {message:msg}?)", "an assertion failed"),

@@ -32,19 +32,20 @@ const PATTERNS: &[Pattern] = &[
     ),
     // ---- what was asked for
     event("args", "non-default args: {:dict}", "the server's arguments as given; opens a boot"),
+    event("version", "vLLM API server version {version:word}", "version banner of the API server"),
     event(
         "version",
-        "vLLM API server version {version:word}",
-        "version banner of the API server",
+        "  version {version:word}",
+        "version banner below the logo; the commit stands behind `+g`",
     ),
-    event("version", "  version {version:word}", "version banner below the logo; the commit stands behind `+g`"),
     event(
         "engine_config",
         "LLM engine (v{version:word}) with config: {:kwargs}",
         "the engine's resolved configuration",
     ),
     event("architecture", "Resolved architecture: {architecture:word}", "class of the model"),
-    event("attention_backend", "Using {backend:word} backend.", "attention backend in use").looks_for(" backend."),
+    event("attention_backend", "Using {backend:word} backend.", "attention backend in use")
+        .looks_for(" backend."),
     event("attention_backend", "Using {backend:text} backend on V1 engine.", "attention backend in use"),
     event(
         "unknown_environment",
@@ -56,7 +57,11 @@ const PATTERNS: &[Pattern] = &[
         "Chunked prefill is enabled with max_num_batched_tokens={max_num_batched_tokens:int}",
         "chunked prefill and its budget",
     ),
-    event("enforce_eager", "Enforce eager set, disabling torch.compile and CUDAGraphs", "no graphs on this boot"),
+    event(
+        "enforce_eager",
+        "Enforce eager set, disabling torch.compile and CUDAGraphs",
+        "no graphs on this boot",
+    ),
     // ---- the cache pool
     pool("max_model_len", "Using max model len {max_model_len:int}", "longest request"),
     pool(
@@ -123,7 +128,11 @@ const PATTERNS: &[Pattern] = &[
         "Model loading took {gib:num} GiB(? memory?) and {seconds:num} seconds",
         "memory of the model",
     ),
-    event("compile_cache_dir", "Using cache directory: {path:word} for vLLM's torch.compile", "where graphs are cached"),
+    event(
+        "compile_cache_dir",
+        "Using cache directory: {path:word} for vLLM's torch.compile",
+        "where graphs are cached",
+    ),
     event("aot_loaded", "Directly load AOT compilation from path {path:word}", "compile cache hit"),
     event("aot_saved", "saved AOT compiled function to {path:word}", "compile cache miss: built and stored"),
     event(
@@ -133,7 +142,11 @@ const PATTERNS: &[Pattern] = &[
     ),
     event("graph_compiled", "Compiling a graph for {what:text} takes {seconds:num} s", "compile cache miss"),
     event("compile_total", "torch.compile took {seconds:num} s in total", "time of all compilation"),
-    event("compile_artifacts", "collected artifacts: {entries:int} entries, {artifacts:int} artifacts, {bytes:int} bytes", "what compilation left"),
+    event(
+        "compile_artifacts",
+        "collected artifacts: {entries:int} entries, {artifacts:int} artifacts, {bytes:int} bytes",
+        "what compilation left",
+    ),
     event("profile_run", "Initial profiling/warmup run took {seconds:num} s", "first run of the model"),
     event("graph_memory", "Estimated CUDA graph memory: {gib:num} GiB", "memory of captured graphs"),
     event(
