@@ -297,6 +297,11 @@ fn eos(keys: &Keys<'_>, vocab_size: usize) -> Result<Vec<u32>, Error> {
     Ok(ids)
 }
 
+/// The f64 with the same shortest decimal form: 1e-6, not 9.999999974752427e-7.
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| f64::from(x))
+}
+
 /// The shape of the text model as a `model` record carries it, in config.json's words.
 impl From<&Config> for Map<String, Value> {
     fn from(c: &Config) -> Self {
@@ -319,7 +324,7 @@ impl From<&Config> for Map<String, Value> {
             "num_hidden_layers": c.num_hidden_layers,
             "num_key_value_heads": c.num_key_value_heads,
             "partial_rotary_factor": c.partial_rotary_factor,
-            "rms_norm_eps": f64::from(c.rms_norm_eps),
+            "rms_norm_eps": shortest(c.rms_norm_eps),
             "rope_theta": c.rope_theta,
             "tie_word_embeddings": c.tie_word_embeddings,
             "vocab_size": c.vocab_size,

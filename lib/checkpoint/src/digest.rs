@@ -10,9 +10,10 @@ use rayon::prelude::*;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Files beside the weights that decide what the model says.
-const DEFINING: [&str; 6] = [
+pub(crate) const DEFINING: [&str; 6] = [
     "chat_template.jinja",
     "config.json",
     "generation_config.json",
@@ -73,8 +74,18 @@ impl Checkpoint {
     }
 }
 
+/// sha256 of one file of a directory, whatever it is; `None` when there is none.
+pub(crate) fn file(dir: &Path, name: &str) -> Result<Option<FileDigest>, Error> {
+    let path = dir.join(name);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let (handle, bytes) = open_file(&path)?;
+    digest(&handle, name, &path.display().to_string(), bytes, &|_| ()).map(Some)
+}
+
 /// The defining text files among the directory's entries, with their sizes.
-pub(crate) fn texts(dir: &std::path::Path, names: &[String]) -> Result<Vec<(String, u64)>, Error> {
+pub(crate) fn texts(dir: &Path, names: &[String]) -> Result<Vec<(String, u64)>, Error> {
     let defining = names.iter().filter(|n| DEFINING.contains(&n.as_str()));
     defining.map(|n| Ok((n.clone(), open_file(&dir.join(n))?.1))).collect()
 }

@@ -14,6 +14,9 @@
 //! | [`chat`] | messages to text, as transformers renders them |
 //! | [`digest`] | sha256 of every file |
 //! | [`plan`] | memory a served model takes |
+//! | [`record`] | the `model` record |
+//! | [`scan`] | NaN and infinity in the weights |
+//! | [`verify`] | a checkpoint against the record of an earlier one |
 
 pub mod chat;
 pub mod checkpoint;
@@ -24,10 +27,13 @@ mod expected;
 mod header;
 mod keys;
 pub mod plan;
+pub mod record;
 mod refuse;
+pub mod scan;
 mod shards;
 pub mod tensor;
 pub mod tokenizer;
+pub mod verify;
 
 pub use chat::ChatTemplate;
 pub use checkpoint::Checkpoint;

@@ -3,12 +3,15 @@
 use crate::Error;
 use crate::header::{self, Entry};
 use crate::keys::{open_file, read_text};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
 /// Name of the file that says which tensor stands in which shard.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// Name of the only file of a checkpoint that is not sharded.
+const SINGLE: &str = "model.safetensors";
 
 /// An open safetensors file.
 #[derive(Debug)]
@@ -42,21 +45,25 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Opens the safetensors files among `names` (the directory's entries, sorted) and reads their headers.
+    /// Opens the checkpoint's safetensors files among `names` (the directory's entries, sorted) and reads
+    /// their headers.
+    ///
+    /// As in transformers, other safetensors files may lie beside `model.safetensors` or beside the shards of
+    /// an index; they are no part of the model.
     pub fn open(dir: &Path, names: &[String]) -> Result<Shards, Error> {
-        let files: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors")).collect();
         let index = Index::read(dir)?;
-        match &index {
-            Some(index) => index.check_files(dir, &files)?,
-            None => check_numbering(dir, &files)?,
-        }
+        let files = match &index {
+            Some(index) => index.files(dir, names)?,
+            None if names.iter().any(|n| n == SINGLE) => vec![SINGLE.to_owned()],
+            None => unindexed(dir, names)?,
+        };
         let mut out = Shards { files: Vec::new(), tensors: BTreeMap::new() };
         for name in files {
-            let path = dir.join(name);
+            let path = dir.join(&name);
             let (handle, bytes) = open_file(&path)?;
             let path = path.display().to_string();
             let entries = header::read(&handle, bytes, &path)?;
-            out.files.push(Shard { name: name.clone(), path, handle, bytes });
+            out.files.push(Shard { name, path, handle, bytes });
             out.add(entries)?;
         }
         if let Some(index) = &index {
@@ -103,24 +110,31 @@ impl Index {
         Err(Error::Index { file: self.path.clone(), reason })
     }
 
-    /// Every file the index names is there, and no other.
-    fn check_files(&self, dir: &Path, files: &[&String]) -> Result<(), Error> {
+    /// The files the index names: each is there, and none of the same series is left out.
+    fn files(&self, dir: &Path, names: &[String]) -> Result<Vec<String>, Error> {
+        let mut files = BTreeSet::new();
         for (tensor, file) in &self.map {
             if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
+                let dir = dir.display();
                 return self.error(format!(
-                    "tensor {tensor} is said to be in {file:?}: expected a .safetensors file of {}",
-                    dir.display()
+                    "tensor {tensor} is said to be in {file:?}: expected a .safetensors file of {dir}"
                 ));
             }
-            if files.binary_search(&file).is_err() {
+            if names.binary_search(file).is_err() {
                 return self.error(format!("shard {file} is missing: tensor {tensor} is said to be in it"));
             }
+            files.insert(file.clone());
         }
-        match files.iter().find(|f| !self.map.values().any(|named| named == **f)) {
-            Some(stray) => {
-                self.error(format!("{stray} stands beside the shards, but no tensor is said to be in it"))
-            }
-            None => Ok(()),
+        let series: BTreeSet<&str> =
+            files.iter().filter_map(|f| numbered(f)).map(|(stem, ..)| stem).collect();
+        let stray = names
+            .iter()
+            .filter(|n| !files.contains(*n))
+            .find(|n| *n == SINGLE || numbered(n).is_some_and(|(stem, ..)| series.contains(stem)));
+        match stray {
+            Some(stray) => self.error(format!("no tensor is said to be in {stray}, which stands beside it")),
+            None if files.is_empty() => self.error("its weight_map names no tensor".to_owned()),
+            None => Ok(files.into_iter().collect()),
         }
     }
 
@@ -146,22 +160,23 @@ impl Index {
     }
 }
 
-/// Without an index, the numbers in `…-00001-of-00002.safetensors` say how many files belong together.
-fn check_numbering(dir: &Path, files: &[&String]) -> Result<(), Error> {
-    let missing = |file: String, why: &str| {
-        Err(Error::MissingFile { dir: dir.display().to_string(), file, why: why.to_owned() })
-    };
+/// Without an index every safetensors file counts, and the numbers in `…-00001-of-00002.safetensors` say how
+/// many belong together.
+fn unindexed(dir: &Path, names: &[String]) -> Result<Vec<String>, Error> {
+    let missing =
+        |file: String, why: String| Err(Error::MissingFile { dir: dir.display().to_string(), file, why });
+    let files: Vec<String> = names.iter().filter(|n| n.ends_with(".safetensors")).cloned().collect();
     if files.is_empty() {
-        return missing("*.safetensors".to_owned(), "the weights are read from safetensors files");
+        return missing(SINGLE.to_owned(), "the weights are read from safetensors files".to_owned());
     }
-    for name in files {
+    for name in &files {
         let Some((stem, _, of)) = numbered(name) else { continue };
-        let absent = (1..=of).map(|i| format!("{stem}-{i:05}-of-{of:05}.safetensors"));
-        if let Some(absent) = absent.into_iter().find(|n| files.binary_search(&n).is_err()) {
-            return missing(absent, &format!("{name} is one of {of} shards"));
+        let mut all = (1..=of).map(|i| format!("{stem}-{i:05}-of-{of:05}.safetensors"));
+        if let Some(absent) = all.find(|n| files.binary_search(n).is_err()) {
+            return missing(absent, format!("{name} is one of {of} shards"));
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// Splits `stem-00001-of-00002.safetensors` into stem and numbers.

@@ -1,0 +1,42 @@
+//! The `model` record: what a checkpoint is, in figures and digests.
+
+use crate::{ChatTemplate, Checkpoint};
+use cute_records::digest::sha256;
+use cute_records::{Count, FileDigest, MemoryPlan, Model};
+use serde_json::{Map, Value};
+
+impl Checkpoint {
+    /// The record of this checkpoint. `files` is what [`Checkpoint::digest`] gave, `plan` what
+    /// [`crate::memory_plan`] gave.
+    pub fn model(&self, files: Vec<FileDigest>, template: Option<&ChatTemplate>, plan: MemoryPlan) -> Model {
+        let c = &self.config;
+        let (mut bytes, mut dtypes) = (Count::new(), Count::new());
+        let mut parameters = 0;
+        for weight in self.tensors.values() {
+            let entry = &weight.located.entry;
+            *bytes.entry(weight.module.to_owned()).or_default() += entry.bytes;
+            *dtypes.entry(weight.dtype.name().to_owned()).or_default() += 1;
+            parameters += entry.bytes / weight.dtype.size() as u64;
+        }
+        let tokenizer = files.iter().find(|f| f.name == "tokenizer.json");
+        Model {
+            path: self.dir.display().to_string(),
+            digest: Checkpoint::model_digest(&files),
+            architecture: c.architecture.clone(),
+            model_type: c.model_type.clone(),
+            layer_types: c.layer_types.iter().map(|t| t.as_str().to_owned()).collect(),
+            full_attention_layers: c.full_attention_layers(),
+            parameters,
+            bytes_by_module: bytes,
+            tensors_by_dtype: dtypes,
+            skipped: self.skipped.clone(),
+            tokenizer_sha256: tokenizer.map(|f| f.sha256.clone()),
+            chat_template_sha256: template.map(|t| sha256(t.source().as_bytes())),
+            files,
+            eos_token_ids: c.eos_token_ids.clone(),
+            config: Map::<String, Value>::from(c).into_iter().collect(),
+            plan,
+            non_finite: None,
+        }
+    }
+}
