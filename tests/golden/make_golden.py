@@ -326,7 +326,7 @@ def make_random(out):
                 "greedy_ids": torch.tensor(tokens),
                 "margins": torch.tensor(margins),
             },
-            folder / "expected.safetensors",
+            folder.parent / f"{folder.name}.expected.safetensors",
         )
         table[name] = sensitivity(model, ids, logits)
         size = sum(f.stat().st_size for f in folder.iterdir()) / 1e3
@@ -758,7 +758,7 @@ eager attention, its plain PyTorch gated delta rule. Nothing here is edited by h
 | file | holds |
 |---|---|
 | `<model>/config.json`, `*.safetensors` | a checkpoint with random weights, every parameter away from its neutral value |
-| `<model>/expected.safetensors` | `input_ids` i64 [{T}] · `positions` i64 [{n}] · `logits` f32 [{n}, V], the rows at `positions` · `greedy_ids` i64 [{new}], the continuation · `margins` f32 [{new}], best minus second-best logit at each |
+| `<model>.expected.safetensors` | `input_ids` i64 [{T}] · `positions` i64 [{n}] · `logits` f32 [{n}, V], the rows at `positions` · `greedy_ids` i64 [{new}], the continuation · `margins` f32 [{new}], best minus second-best logit at each |
 | `tiny-hybrid.json` | `examples/tiny-hybrid` on `examples/arith-50.jsonl`, plain form, greedy: five traces with all ids, and answer, correctness and smallest margin of all fifty |
 | `tokenize.json` | strings with their ids and both decodings, and id lists that are no whole text |
 | `chat.json` | message lists with the rendered text and its ids |

@@ -1,1 +1,36 @@
-//! The engine: scheduler, pools, dispatch, model text, backends
+//! The engine for hybrid models, every dispatch and state slot of it open to audit.
+//!
+//! One token's path: prompt → tokens → [`Sequence`](sequence::Sequence) → [`Scheduler`](scheduler::Scheduler) →
+//! [`Batch`](batch::Batch) → [`dispatch`] → [`model`]: embed → [norm → mixer → add → norm → MLP → add] × L →
+//! norm → lm_head → [`sampler`] → [`Output`].
+//!
+//! | module | for |
+//! |---|---|
+//! | [`engine`] | the step loop: schedule, forward, sample, append |
+//! | [`scheduler`] | waiting and running queues to batches; no device, no floats |
+//! | [`pool`] | slots and pages: FIFO, owner, epoch |
+//! | [`sequence`] | one request on its way |
+//! | [`dispatch`], [`knobs`] | which path a layer takes, and why |
+//! | [`model`] | the model text, generic over [`backend::Backend`] |
+//! | [`backend`] | the operations; [`backend::Cpu`] is the reference |
+//! | [`sampler`] | logits to a token |
+//! | [`fault`] | ways to break all this on purpose |
+
+pub mod backend;
+pub mod batch;
+pub mod dispatch;
+pub mod engine;
+mod error;
+pub mod fault;
+pub mod knobs;
+pub mod model;
+pub mod pool;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+
+pub use engine::{Engine, EngineConfig, Event};
+pub use error::Error;
+pub use fault::Fault;
+pub use knobs::Knobs;
+pub use sequence::{Output, Request, SamplingParams};

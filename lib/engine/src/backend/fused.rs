@@ -1,0 +1,188 @@
+//! The fused operations' definitions: what `lite` and `coop` compute, slot by slot, with their workspaces.
+//!
+//! A launch resets what it uses: partial products are added into slots that were zeroed before, and the
+//! arrival counters start at zero. Slots are summed in ascending order, so a path gives the same bits each time.
+
+use super::{AttentionShape, Backend};
+use crate::Error;
+use crate::batch::Batch;
+
+/// Pieces the MLP's down product is split into.
+pub const MLP_SPLIT: usize = 8;
+
+/// Weights of one MLP.
+pub struct MlpWeights<'a, B: Backend> {
+    /// `[gate; up]`, `[2 I, H]`
+    pub gate_up: &'a B::Matrix,
+    /// `[H, I]`
+    pub down: &'a B::Matrix,
+    /// I
+    pub intermediate: usize,
+}
+
+/// Everything one cooperative launch reads and writes.
+pub struct CoopLayer<'a, B: Backend> {
+    /// residual stream `[rows, H]`, in place
+    pub x: &'a mut B::Buf,
+    /// normed activations `[rows, H]`, scratch
+    pub n: &'a mut B::Buf,
+    /// attention output `[rows, heads · head_dim]`, scratch
+    pub attn: &'a mut B::Buf,
+    /// `[rows, H]`, scratch
+    pub mixed: &'a mut B::Buf,
+    /// projections of this layer, q and k already normed and rotated
+    pub proj: &'a B::Buf,
+    /// pages
+    pub cache: &'a B::Cache,
+    /// attention geometry
+    pub shape: AttentionShape,
+    /// `[H, heads · head_dim]`
+    pub o_proj: &'a B::Matrix,
+    /// pieces each key/value head group's inputs are split into: 1, 2, 4 or 8
+    pub wo_split: usize,
+    /// post-attention norm and its eps
+    pub norm: (&'a B::Vector, f32),
+    /// the MLP
+    pub mlp: MlpWeights<'a, B>,
+}
+
+/// Arrival counters of a cooperative launch. Each must be zero at its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// attention groups done
+    pub pre_wo: usize,
+    /// W_O pieces done
+    pub phase1: usize,
+    /// blocks past the barrier
+    pub grid_barrier: usize,
+    /// MLP pieces done
+    pub mlp: usize,
+}
+
+/// Persistent buffers of one layer's fused launches.
+pub struct Workspace<B: Backend> {
+    /// `[rows, kv_heads · wo_split, H]`
+    pub wo_output: B::Buf,
+    /// `[rows, MLP_SPLIT, H]`
+    pub mlp_partial: B::Buf,
+    /// `[rows, 2 I]`
+    pub gate_up: B::Buf,
+    /// `[rows, I]`
+    pub act: B::Buf,
+    /// arrival counters
+    pub counters: Counters,
+    /// rows the buffers hold
+    pub rows: usize,
+    /// launches so far
+    pub launches: u64,
+    /// resets so far
+    pub resets: u64,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Buffers for `rows` sequences.
+    ///
+    /// # Errors
+    /// When the device has no memory for them.
+    pub fn new(backend: &B, rows: usize, hidden: usize, intermediate: usize, wo_slots: usize) -> Result<Self, Error> {
+        Ok(Workspace {
+            wo_output: backend.buf(rows, wo_slots * hidden)?,
+            mlp_partial: backend.buf(rows, MLP_SPLIT * hidden)?,
+            gate_up: backend.buf(rows, 2 * intermediate)?,
+            act: backend.buf(rows, intermediate)?,
+            counters: Counters::default(),
+            rows,
+            launches: 0,
+            resets: 0,
+        })
+    }
+
+    /// What a launch does first: zero the partial sums and the counters.
+    fn reset(&mut self, backend: &B, rows: usize, with_wo: bool) -> Result<(), Error> {
+        if with_wo {
+            backend.zero(&mut self.wo_output, rows)?;
+        }
+        backend.zero(&mut self.mlp_partial, rows)?;
+        self.counters = Counters::default();
+        self.launches += 1;
+        self.resets += 1;
+        Ok(())
+    }
+}
+
+/// Contiguous piece `i` of `n` of `len` elements.
+fn piece(len: usize, i: usize, n: usize) -> std::ops::Range<usize> {
+    len * i / n..len * (i + 1) / n
+}
+
+fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
+    if counter == expected {
+        return Ok(());
+    }
+    Err(Error::Launch(format!("counter {name} is {counter} after its phase, expected {expected}: it was not reset")))
+}
+
+pub(super) fn mlp<B: Backend>(
+    b: &B,
+    out: &mut B::Buf,
+    x: &B::Buf,
+    mlp: MlpWeights<'_, B>,
+    ws: &mut Workspace<B>,
+    rows: usize,
+) -> Result<(), Error> {
+    ws.reset(b, rows, false)?;
+    mlp_phase(b, out, x, &mlp, ws, rows)
+}
+
+fn mlp_phase<B: Backend>(
+    b: &B,
+    out: &mut B::Buf,
+    x: &B::Buf,
+    mlp: &MlpWeights<'_, B>,
+    ws: &mut Workspace<B>,
+    rows: usize,
+) -> Result<(), Error> {
+    b.linear(&mut ws.gate_up, x, mlp.gate_up, rows)?;
+    b.swiglu(&mut ws.act, &ws.gate_up, rows)?;
+    for i in 0..MLP_SPLIT {
+        b.linear_partial(&mut ws.mlp_partial, i, &ws.act, mlp.down, piece(mlp.intermediate, i, MLP_SPLIT), rows)?;
+        ws.counters.mlp += 1;
+    }
+    arrived("mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
+    b.gather(out, &ws.mlp_partial, MLP_SPLIT, rows)
+}
+
+pub(super) fn coop_layer<B: Backend>(
+    b: &B,
+    l: CoopLayer<'_, B>,
+    ws: &mut Workspace<B>,
+    batch: &Batch,
+) -> Result<(), Error> {
+    let rows = batch.rows();
+    ws.reset(b, rows, true)?;
+    // phase 1: attention, one group a key/value head
+    b.attention(l.attn, l.proj, l.cache, &l.shape, batch)?;
+    ws.counters.pre_wo += l.shape.num_kv_heads;
+    arrived("pre_wo_arrival", ws.counters.pre_wo, l.shape.num_kv_heads)?;
+    // W_O: the inputs of each group in wo_split pieces, each into its own slot
+    let group = l.shape.num_heads * l.shape.head_dim / l.shape.num_kv_heads;
+    for by in 0..l.shape.num_kv_heads {
+        for bx in 0..l.wo_split {
+            let k = piece(group, bx, l.wo_split);
+            let range = by * group + k.start..by * group + k.end;
+            b.linear_partial(&mut ws.wo_output, by * l.wo_split + bx, l.attn, l.o_proj, range, rows)?;
+            ws.counters.phase1 += 1;
+        }
+    }
+    let slots = l.shape.num_kv_heads * l.wo_split;
+    arrived("phase1_arrival", ws.counters.phase1, slots)?;
+    // gather in slot order, residual, norm
+    b.gather(l.mixed, &ws.wo_output, slots, rows)?;
+    b.add_rms_norm(l.n, l.x, l.mixed, l.norm, rows)?;
+    // phase 2: grid barrier
+    ws.counters.grid_barrier += rows;
+    arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+    // phase 3: MLP
+    mlp_phase(b, l.mixed, l.n, &l.mlp, ws, rows)?;
+    b.add(l.x, l.mixed, rows)
+}

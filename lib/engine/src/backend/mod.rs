@@ -1,0 +1,251 @@
+//! What the model text asks of a device: one method an operation, a line of the paper each.
+//!
+//! Activations are f32 buffers `[rows, width]`, one row a token of the batch. Outputs come first. A fused
+//! operation is a method whose default body is its unfused definition, so that the reference inherits the
+//! definition and a faster backend proves itself against it.
+
+pub mod cpu;
+mod fused;
+
+pub use cpu::Cpu;
+pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpWeights, Workspace};
+
+use crate::Error;
+use crate::batch::Batch;
+use cute_checkpoint::{Config, Tensor};
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvDtype {
+    /// exact
+    #[default]
+    F32,
+    /// rounded to nearest even when written
+    Bf16,
+}
+
+impl KvDtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            KvDtype::F32 => 4,
+            KvDtype::Bf16 => 2,
+        }
+    }
+}
+
+/// Geometry of the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// KV pages, the null page 0 included
+    pub num_pages: usize,
+    /// tokens of a page
+    pub page_size: usize,
+    /// element type of K and V
+    pub kv_dtype: KvDtype,
+    /// recurrent slots, the reserved slot 0 included
+    pub num_slots: usize,
+}
+
+impl CacheShape {
+    /// Bytes of one page: K and V of `page_size` tokens in every full-attention layer.
+    pub fn page_bytes(&self, config: &Config) -> usize {
+        config.full_attention_layers().len() * self.page_layer_bytes(config)
+    }
+
+    /// Bytes of one page in one layer.
+    pub fn page_layer_bytes(&self, config: &Config) -> usize {
+        2 * self.page_size * config.num_key_value_heads * config.head_dim * self.kv_dtype.size()
+    }
+}
+
+/// Columns of the fused projection of an attention layer: per query head `head_dim` query values, then (when
+/// the output is gated) `head_dim` gate values; then all key heads, then all value heads.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// query heads
+    pub num_heads: usize,
+    /// key/value heads
+    pub num_kv_heads: usize,
+    /// width of a head
+    pub head_dim: usize,
+    /// leading dimensions of a head that rotate
+    pub rotary_dim: usize,
+    /// the output gate exists
+    pub gated: bool,
+    /// which full-attention layer this is, counted from 0
+    pub kv_layer: usize,
+    /// of q_norm and k_norm
+    pub eps: f32,
+}
+
+impl AttentionShape {
+    /// Columns between two query heads.
+    pub fn head_stride(&self) -> usize {
+        self.head_dim * if self.gated { 2 } else { 1 }
+    }
+    /// First column of the keys.
+    pub fn k_column(&self) -> usize {
+        self.num_heads * self.head_stride()
+    }
+    /// First column of the values.
+    pub fn v_column(&self) -> usize {
+        self.k_column() + self.num_kv_heads * self.head_dim
+    }
+    /// Columns in all.
+    pub fn width(&self) -> usize {
+        self.v_column() + self.num_kv_heads * self.head_dim
+    }
+}
+
+/// Columns of the fused projection of a gated-delta-net layer: `[q | k | v | z | b | a]`.
+#[derive(Clone, Copy, Debug)]
+pub struct GdnShape {
+    /// key heads Hk
+    pub num_k_heads: usize,
+    /// value heads Hv
+    pub num_v_heads: usize,
+    /// Dk
+    pub k_dim: usize,
+    /// Dv
+    pub v_dim: usize,
+    /// taps of the convolution K
+    pub kernel: usize,
+    /// which linear-attention layer this is, counted from 0
+    pub state_layer: usize,
+}
+
+impl GdnShape {
+    /// Channels of the convolution, `2 Hk Dk + Hv Dv`.
+    pub fn channels(&self) -> usize {
+        2 * self.num_k_heads * self.k_dim + self.num_v_heads * self.v_dim
+    }
+    /// First column of z.
+    pub fn z_column(&self) -> usize {
+        self.channels()
+    }
+    /// First column of b.
+    pub fn b_column(&self) -> usize {
+        self.z_column() + self.num_v_heads * self.v_dim
+    }
+    /// First column of a.
+    pub fn a_column(&self) -> usize {
+        self.b_column() + self.num_v_heads
+    }
+    /// Columns in all.
+    pub fn width(&self) -> usize {
+        self.a_column() + self.num_v_heads
+    }
+    /// Elements of the recurrent state of one sequence.
+    pub fn recurrent_len(&self) -> usize {
+        self.num_v_heads * self.k_dim * self.v_dim
+    }
+    /// Elements of the convolution state of one sequence.
+    pub fn conv_len(&self) -> usize {
+        self.channels() * (self.kernel - 1)
+    }
+}
+
+/// A device that runs the model text. Row counts come from the batch; buffers may hold more rows.
+pub trait Backend: Sized {
+    /// activations, f32 `[rows, width]`
+    type Buf;
+    /// a one-dimensional weight, f32
+    type Vector;
+    /// a weight matrix `[out, in]` in its stored dtype
+    type Matrix;
+    /// KV pages and recurrent slots of all layers
+    type Cache;
+
+    /// What the device is called in records, e.g. `cpu (2 threads)`.
+    fn name(&self) -> String;
+    /// Blocks of a cooperative launch that are resident at once.
+    fn resident_cap(&self) -> usize;
+
+    /// A zeroed buffer.
+    fn buf(&self, rows: usize, width: usize) -> Result<Self::Buf, Error>;
+    /// Loads a vector.
+    fn vector(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
+    /// Loads matrices with equal `in`, stacked by rows.
+    fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
+    /// Zeroed caches.
+    fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
+    /// Reads the first `rows` rows back to the host.
+    fn read(&self, buf: &Self::Buf, rows: usize) -> Result<Vec<f32>, Error>;
+
+    /// Zeroes conv_state and recurrent_state of a slot in every layer.
+    fn zero_slot(&self, cache: &mut Self::Cache, slot: u32) -> Result<(), Error>;
+    /// Whether every element of a slot is +0 in every layer.
+    fn slot_is_zero(&self, cache: &Self::Cache, slot: u32) -> Result<bool, Error>;
+    /// sha256 of a slot's bytes, all layers.
+    fn slot_digest(&self, cache: &Self::Cache, slot: u32) -> Result<String, Error>;
+    /// Fills a slot with values a fault chooses: `value(i)` for the i-th element over all layers.
+    fn fill_slot(&self, cache: &mut Self::Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error>;
+
+    /// `x[t] = E[token[t]]`
+    fn embed(&self, x: &mut Self::Buf, table: &Self::Matrix, tokens: &[u32]) -> Result<(), Error>;
+    /// `out = x · rsqrt(mean(x²) + eps) · (1 + w)`
+    fn rms_norm(&self, out: &mut Self::Buf, x: &Self::Buf, w: &Self::Vector, eps: f32, rows: usize) -> Result<(), Error>;
+    /// `x += y`
+    fn add(&self, x: &mut Self::Buf, y: &Self::Buf, rows: usize) -> Result<(), Error>;
+    /// `out = x Wᵀ`
+    fn linear(&self, out: &mut Self::Buf, x: &Self::Buf, w: &Self::Matrix, rows: usize) -> Result<(), Error>;
+    /// `out[:, slot] += x[:, k] W[:, k]ᵀ` for the inputs k of `range`; `out` is `[rows, slots · W.out]`.
+    fn linear_partial(&self, out: &mut Self::Buf, slot: usize, x: &Self::Buf, w: &Self::Matrix, range: std::ops::Range<usize>, rows: usize) -> Result<(), Error>;
+    /// `out = Σ ws[:, slot]`, slots ascending.
+    fn gather(&self, out: &mut Self::Buf, ws: &Self::Buf, slots: usize, rows: usize) -> Result<(), Error>;
+    /// Zeroes the first rows of a workspace.
+    fn zero(&self, buf: &mut Self::Buf, rows: usize) -> Result<(), Error>;
+    /// `act = silu(gate) · up`, where `gate_up` is `[gate | up]`
+    fn swiglu(&self, act: &mut Self::Buf, gate_up: &Self::Buf, rows: usize) -> Result<(), Error>;
+    /// Copies rows: `out[i] = x[rows[i]]`
+    fn select(&self, out: &mut Self::Buf, x: &Self::Buf, rows: &[usize]) -> Result<(), Error>;
+
+    /// Norms and rotates q and k in place, and writes k and v to the pages.
+    fn qk_norm_rope_kv(&self, proj: &mut Self::Buf, cache: &mut Self::Cache, args: &QkNorm<'_, Self>, batch: &Batch) -> Result<(), Error>;
+    /// Causal softmax attention over the pages, times `sigmoid(gate)` when gated.
+    fn attention(&self, out: &mut Self::Buf, proj: &Self::Buf, cache: &Self::Cache, shape: &AttentionShape, batch: &Batch) -> Result<(), Error>;
+
+    /// Depthwise causal convolution and SiLU over q, k and v; advances conv_state.
+    fn causal_conv1d(&self, qkv: &mut Self::Buf, proj: &Self::Buf, w: &Self::Vector, cache: &mut Self::Cache, shape: &GdnShape, batch: &Batch) -> Result<(), Error>;
+    /// `S ← αS; d = β(v − Sᵀk̂); S ← S + k̂dᵀ; o = Sᵀq̂`; advances recurrent_state.
+    fn gated_delta_rule(&self, o: &mut Self::Buf, qkv: &Self::Buf, proj: &Self::Buf, args: &DeltaGate<'_, Self>, cache: &mut Self::Cache, batch: &Batch) -> Result<(), Error>;
+    /// `y = o · rsqrt(mean(o²) + eps) · w · silu(z)`, per value head, in place.
+    fn rms_norm_gated(&self, o: &mut Self::Buf, proj: &Self::Buf, w: &Self::Vector, shape: &GdnShape, eps: f32, rows: usize) -> Result<(), Error>;
+
+    /// Fused: `x += y`, then `out = rms_norm(x)`. This body is the definition.
+    fn add_rms_norm(&self, out: &mut Self::Buf, x: &mut Self::Buf, y: &Self::Buf, norm: (&Self::Vector, f32), rows: usize) -> Result<(), Error> {
+        self.add(x, y, rows)?;
+        self.rms_norm(out, x, norm.0, norm.1, rows)
+    }
+    /// Fused: the whole MLP with its down product split over [`MLP_SPLIT`] slots (path `lite`).
+    fn fused_mlp(&self, out: &mut Self::Buf, x: &Self::Buf, mlp: MlpWeights<'_, Self>, ws: &mut Workspace<Self>, rows: usize) -> Result<(), Error> {
+        fused::mlp(self, out, x, mlp, ws, rows)
+    }
+    /// Fused: attention, W_O split into slots, residual and norm, MLP (path `coop`).
+    fn coop_layer(&self, layer: CoopLayer<'_, Self>, ws: &mut Workspace<Self>, batch: &Batch) -> Result<(), Error> {
+        fused::coop_layer(self, layer, ws, batch)
+    }
+}
+
+/// Arguments of [`Backend::qk_norm_rope_kv`].
+pub struct QkNorm<'a, B: Backend> {
+    /// columns of the projection
+    pub shape: AttentionShape,
+    /// weights of the query norm, `[head_dim]`
+    pub q_norm: &'a B::Vector,
+    /// weights of the key norm, `[head_dim]`
+    pub k_norm: &'a B::Vector,
+    /// `cos` then `sin` of position · frequency, each `[max_model_len, rotary_dim / 2]`
+    pub rope: &'a crate::model::Rope,
+}
+
+/// Arguments of [`Backend::gated_delta_rule`].
+pub struct DeltaGate<'a, B: Backend> {
+    /// columns of the projection
+    pub shape: GdnShape,
+    /// `[Hv]`
+    pub a_log: &'a B::Vector,
+    /// `[Hv]`
+    pub dt_bias: &'a B::Vector,
+}

@@ -1,0 +1,191 @@
+//! Which path a full-attention layer takes in a step, why, and the log line that says so.
+//!
+//! The rule is [`choose`], a pure function. The [`Dispatcher`] applies it, keeps the fused paths' workspaces,
+//! and writes one `[PHASE_E_DISPATCH]` line per layer and distinct decision, after the launch, so that the
+//! intended `path=` and the `outcome=` can differ in the log and be caught.
+
+use crate::Error;
+use crate::backend::{Backend, Workspace};
+use crate::batch::{Batch, BatchKind};
+use crate::fault::Fault;
+use crate::knobs::{Knobs, PathKnob};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Blocks of a cooperative launch per sequence: 8 slices by 8 tiles.
+pub const BLOCKS_PER_SEQUENCE: usize = 64;
+
+/// How a full-attention layer's attention and MLP are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// one cooperative launch
+    Coop,
+    /// paged attention, then one fused MLP
+    Lite,
+    /// separate operations
+    Paged,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Path::Coop => "coop",
+            Path::Lite => "lite",
+            Path::Paged => "paged",
+        })
+    }
+}
+
+/// A path and the reason for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// the path
+    pub path: Path,
+    /// one word
+    pub reason: &'static str,
+}
+
+/// What the rule looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// no row is a prompt's
+    pub is_decode_only: bool,
+    /// the layer may take a fused path
+    pub layer_allowed: bool,
+    /// sequences in the batch
+    pub num_seqs: usize,
+    /// rows the workspaces hold
+    pub cap_tokens: usize,
+    /// blocks resident at once
+    pub resident_cap: usize,
+}
+
+/// The rule.
+pub fn choose(fusion: bool, path: PathKnob, s: &Situation) -> Decision {
+    let decision = |path, reason| Decision { path, reason };
+    if !fusion {
+        return decision(Path::Paged, "fusion_off");
+    }
+    if !s.is_decode_only {
+        return decision(Path::Paged, "prefill");
+    }
+    if !s.layer_allowed {
+        return decision(Path::Paged, "layer_not_listed");
+    }
+    if s.num_seqs > s.cap_tokens {
+        return decision(Path::Paged, "batch_exceeds_workspace");
+    }
+    let fits = s.num_seqs.saturating_mul(BLOCKS_PER_SEQUENCE) <= s.resident_cap;
+    match path {
+        PathKnob::Lite => decision(Path::Lite, "path_lite"),
+        PathKnob::Coop if fits => decision(Path::Coop, "path_coop"),
+        PathKnob::Coop => decision(Path::Paged, "grid_exceeds_resident_cap"),
+        PathKnob::Auto if fits => decision(Path::Coop, "grid_fits"),
+        PathKnob::Auto => decision(Path::Lite, "grid_exceeds_resident_cap"),
+    }
+}
+
+/// Where the log lines go.
+pub type LogSink = Box<dyn FnMut(&str) + Send>;
+
+/// Applies the rule, layer by layer.
+pub struct Dispatcher<B: Backend> {
+    knobs: Knobs,
+    workspaces: BTreeMap<usize, Workspace<B>>,
+    cap_tokens: usize,
+    resident_cap: usize,
+    coop_launch_fails: bool,
+    seen: BTreeSet<(usize, Path, Path, &'static str)>,
+    log: LogSink,
+}
+
+impl<B: Backend> Dispatcher<B> {
+    /// Workspaces for up to `rows` sequences in every allowed layer; lines go to `log`.
+    ///
+    /// # Errors
+    /// When the device has no memory for the workspaces.
+    pub fn new(backend: &B, config: &cute_checkpoint::Config, knobs: Knobs, rows: usize, fault: Option<Fault>, log: LogSink) -> Result<Self, Error> {
+        let mut workspaces = BTreeMap::new();
+        if knobs.fusion {
+            let slots = config.num_key_value_heads * knobs.wo_split;
+            for layer in config.full_attention_layers().into_iter().filter(|l| knobs.allows(*l)) {
+                let ws = Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
+                workspaces.insert(layer, ws);
+            }
+        }
+        let device_cap = backend.resident_cap().min(rows * BLOCKS_PER_SEQUENCE);
+        Ok(Dispatcher {
+            resident_cap: knobs.resident_cap.unwrap_or(device_cap),
+            knobs,
+            workspaces,
+            cap_tokens: rows,
+            coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
+            seen: BTreeSet::new(),
+            log,
+        })
+    }
+
+    /// The resolved knobs.
+    pub fn config(&self) -> &Knobs {
+        &self.knobs
+    }
+    /// The fused paths' workspace of a layer.
+    pub fn workspace(&mut self, layer: usize) -> Option<&mut Workspace<B>> {
+        self.workspaces.get_mut(&layer)
+    }
+    /// Launches and resets of all workspaces.
+    pub fn launches(&self) -> (u64, u64) {
+        self.workspaces.values().fold((0, 0), |(l, r), ws| (l + ws.launches, r + ws.resets))
+    }
+    /// The fault that makes every cooperative launch fail is on.
+    pub(crate) fn coop_launch_fails(&self) -> bool {
+        self.coop_launch_fails
+    }
+
+    /// Applies the rule to a layer and a batch.
+    pub(crate) fn decide(&self, layer: usize, batch: &Batch) -> Decision {
+        let situation = Situation {
+            is_decode_only: batch.kind == BatchKind::Decode,
+            layer_allowed: self.knobs.allows(layer),
+            num_seqs: batch.segments.len(),
+            cap_tokens: self.cap_tokens,
+            resident_cap: self.resident_cap,
+        };
+        choose(self.knobs.fusion, self.knobs.path, &situation)
+    }
+
+    /// A cooperative launch failed: an error when falling back is forbidden, else a warning.
+    pub(crate) fn fallback(&mut self, layer: usize, decision: &Decision, error: Error) -> Result<(), Error> {
+        if self.knobs.fallback_raise {
+            return Err(error);
+        }
+        if self.knobs.dispatch_log && !self.seen.iter().any(|(l, p, o, _)| (*l, *p) == (layer, decision.path) && o != p) {
+            (self.log)(&format!("CuTe Phase E beta-coop launch failed (falling back to beta-lite) layer={layer} {error}"));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what ran, and logs it once per distinct line.
+    pub(crate) fn launched(&mut self, layer: usize, batch: &Batch, decision: &Decision, outcome: Path) {
+        let decode = batch.kind == BatchKind::Decode;
+        if !decode || !self.knobs.dispatch_log || !self.seen.insert((layer, decision.path, outcome, decision.reason)) {
+            return;
+        }
+        let python = |b: bool| if b { "True" } else { "False" };
+        let restricted = self.knobs.layers.as_ref().map_or("None".to_owned(), |l| format!("{l:?}"));
+        (self.log)(&format!(
+            "[PHASE_E_DISPATCH] layer_name=model.layers.{layer}.self_attn.attn layer_idx={layer} enabled={} \
+             restricted_layers={restricted} is_decode_only=True use_fusion={} num_seqs={} resident_cap={} \
+             use_beta_coop={} use_beta_lite={} path={} outcome={outcome} reason={} wo_split={}",
+            python(self.knobs.fusion),
+            python(decision.path != Path::Paged),
+            batch.segments.len(),
+            self.resident_cap,
+            python(decision.path == Path::Coop),
+            python(decision.path == Path::Lite),
+            decision.path,
+            decision.reason,
+            self.knobs.wo_split,
+        ));
+    }
+}

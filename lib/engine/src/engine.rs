@@ -1,0 +1,410 @@
+//! The step loop: admit, schedule, forward, sample, append. Nothing else.
+
+use crate::Error;
+use crate::backend::{Backend, CacheShape, KvDtype};
+use crate::batch::{Batch, BatchKind};
+use crate::dispatch::{Dispatcher, LogSink};
+use crate::fault::Fault;
+use crate::knobs::Knobs;
+use crate::model::{Model, Scratch};
+use crate::sampler::{self, Stream};
+use crate::scheduler::{Limits, Scheduler};
+use crate::sequence::{Output, Request, Sequence};
+use cute_checkpoint::{Checkpoint, Tokenizer};
+use cute_records::digest::Hasher;
+use cute_records::{FinishReason, Pool, State, TokenLogprob};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// sequences running at once
+    pub max_num_seqs: usize,
+    /// prompt and reply of one sequence, in tokens
+    pub max_model_len: usize,
+    /// prompt tokens of one step
+    pub max_num_batched_tokens: usize,
+    /// tokens of a KV page
+    pub page_size: usize,
+    /// KV pages with the null page; `None` is enough for `max_num_seqs` sequences of `max_model_len`
+    pub num_kv_pages: Option<usize>,
+    /// element type of the KV cache
+    pub kv_dtype: KvDtype,
+    /// the dispatch rule's knobs
+    pub knobs: Knobs,
+    /// the fault to inject
+    pub fault: Option<Fault>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            max_num_seqs: 8,
+            max_model_len: 512,
+            max_num_batched_tokens: 256,
+            page_size: 64,
+            num_kv_pages: None,
+            kv_dtype: KvDtype::F32,
+            knobs: Knobs::default(),
+            fault: None,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// KV pages, the null page included.
+    pub fn pages(&self) -> usize {
+        self.num_kv_pages.unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
+    }
+
+    fn validate(&self, model: &cute_checkpoint::Config) -> Result<(), Error> {
+        let fail = |message: String| Err(Error::Config(message));
+        let at_least = [
+            ("--max-num-seqs", self.max_num_seqs, 1),
+            ("--max-model-len", self.max_model_len, 2),
+            ("--max-num-batched-tokens", self.max_num_batched_tokens, 1),
+            ("--page-size", self.page_size, 1),
+            ("--num-kv-pages", self.pages(), 2),
+        ];
+        for (name, value, least) in at_least {
+            if value < least {
+                return fail(format!("{name} is {value}: expected at least {least}"));
+            }
+        }
+        if self.max_model_len > model.max_position_embeddings {
+            return fail(format!(
+                "--max-model-len is {}: this model's max_position_embeddings is {}",
+                self.max_model_len, model.max_position_embeddings
+            ));
+        }
+        self.knobs.validate(model).map_err(Error::Config)
+    }
+}
+
+/// What a step may report.
+#[derive(Debug)]
+pub enum Event {
+    /// an entry was acquired or released
+    State(State),
+    /// a request ended
+    Finished(Box<Output>),
+}
+
+/// Time and tokens spent, and counters for the `end` record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// in prefill steps
+    pub prefill: Duration,
+    /// prompt tokens computed
+    pub prefill_tokens: u64,
+    /// in decode steps
+    pub decode: Duration,
+    /// tokens decoded
+    pub decode_tokens: u64,
+    /// steps
+    pub steps: u64,
+    /// proving that acquired slots are zero
+    pub zero_check: Duration,
+    /// slots acquired that had been used before
+    pub recycles: u64,
+}
+
+/// A model being served.
+pub struct Engine<B: Backend> {
+    backend: B,
+    model: Model<B>,
+    cache: B::Cache,
+    scratch: Scratch<B>,
+    dispatcher: Dispatcher<B>,
+    scheduler: Scheduler,
+    tokenizer: Option<Arc<Tokenizer>>,
+    config: EngineConfig,
+    tracks: BTreeMap<u64, Track>,
+    garbage: Stream,
+    totals: Totals,
+}
+
+/// What accumulates beside a sequence.
+struct Track {
+    fingerprint: Hasher,
+    stream: Stream,
+    logprobs: Vec<Vec<TokenLogprob>>,
+    decode: Duration,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Loads a checkpoint onto a backend. Dispatch lines go to `log`.
+    ///
+    /// # Errors
+    /// When the configuration cannot be served, or the checkpoint cannot be loaded.
+    pub fn new(backend: B, checkpoint: &Checkpoint, tokenizer: Option<Arc<Tokenizer>>, config: EngineConfig, log: LogSink) -> Result<Self, Error> {
+        config.validate(&checkpoint.config)?;
+        let c = &checkpoint.config;
+        let shape = CacheShape {
+            num_pages: config.pages(),
+            page_size: config.page_size,
+            kv_dtype: config.kv_dtype,
+            num_slots: 1 + config.max_num_seqs,
+        };
+        let limits = Limits {
+            max_num_seqs: config.max_num_seqs,
+            max_model_len: config.max_model_len,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            page_size: config.page_size,
+        };
+        let rows = config.max_num_batched_tokens.max(config.max_num_seqs);
+        Ok(Engine {
+            model: Model::load(&backend, checkpoint, config.max_model_len)?,
+            cache: backend.cache(c, shape)?,
+            scratch: Scratch::new(&backend, c, rows, rows)?,
+            dispatcher: Dispatcher::new(&backend, c, config.knobs.clone(), config.max_num_seqs, config.fault, log)?,
+            scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages),
+            tokenizer,
+            tracks: BTreeMap::new(),
+            garbage: Stream::new(0x6a72_6261),
+            totals: Totals::default(),
+            backend,
+            config,
+        })
+    }
+
+    /// What the device is called.
+    pub fn device(&self) -> String {
+        self.backend.name()
+    }
+    /// Time, tokens and counters so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+    /// The queues and pools.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+    /// Launches and workspace resets of the fused paths.
+    pub fn launches(&self) -> (u64, u64) {
+        self.dispatcher.launches()
+    }
+
+    /// The KV pool's geometry as a record.
+    pub fn pool_record(&self) -> Pool {
+        let c = &self.model.config;
+        let shape = CacheShape {
+            num_pages: self.config.pages(),
+            page_size: self.config.page_size,
+            kv_dtype: self.config.kv_dtype,
+            num_slots: 1 + self.config.max_num_seqs,
+        };
+        let bytes = shape.page_bytes(c);
+        Pool {
+            num_blocks: Some(shape.num_pages as u64),
+            rule: Some("the engine's own KV pool; page 0 is the null page".into()),
+            block_size: Some(shape.page_size as u64),
+            block_bytes: Some(bytes as u64),
+            token_bytes: None,
+            state_blocks_per_request: Some(0),
+            first_block: Some(1),
+            kv_cache_tokens: Some(((shape.num_pages - 1) * shape.page_size) as u64),
+            max_concurrency: None,
+            max_model_len: Some(self.config.max_model_len as u64),
+            available_bytes: Some((bytes * shape.num_pages) as u64),
+            ..Pool::default()
+        }
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when it can never be served; the others go on.
+    pub fn add(&mut self, request: Request) -> Result<(), Error> {
+        if let Err(message) = request.params.validate() {
+            return Err(Error::Request { id: request.id, message });
+        }
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= self.model.config.vocab_size) {
+            let message = format!("token id {id} is outside the vocabulary of {}", self.model.config.vocab_size);
+            return Err(Error::Request { id: request.id, message });
+        }
+        self.scheduler.add(request)
+    }
+
+    /// One step. Returns false when there was nothing to do.
+    ///
+    /// # Errors
+    /// When the device fails or an ownership invariant is broken: the engine is of no further use then.
+    pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
+        while let Some(index) = self.scheduler.admit() {
+            self.prepare_slot(index, emit)?;
+        }
+        let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
+        self.scheduler.verify(&batch)?;
+        let start = Instant::now();
+        let logits =
+            self.model.forward(&self.backend, &batch, &mut self.cache, &mut self.scratch, &mut self.dispatcher)?;
+        self.account(&batch, start.elapsed());
+        self.append(&batch, logits, emit)?;
+        Ok(true)
+    }
+
+    /// Zeroes an admitted sequence's slot and proves it, or does what the fault says.
+    fn prepare_slot(&mut self, index: usize, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let s = &self.scheduler.running[index];
+        let recycled = s.epoch > 1;
+        self.totals.recycles += u64::from(recycled);
+        match self.config.fault {
+            Some(Fault::StaleState) => {}
+            Some(Fault::GarbageState) if recycled => {
+                let stream = &mut self.garbage;
+                self.backend.fill_slot(&mut self.cache, s.slot, &mut || (stream.uniform() as f32 - 0.5) * 100.0)?;
+            }
+            _ => self.backend.zero_slot(&mut self.cache, s.slot)?,
+        }
+        let start = Instant::now();
+        let zero = self.backend.slot_is_zero(&self.cache, s.slot)?;
+        self.totals.zero_check += start.elapsed();
+        let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
+        self.tracks.insert(
+            s.request.ordinal,
+            Track {
+                fingerprint: Hasher::new(),
+                stream: Stream::new(s.request.params.seed),
+                logprobs: Vec::new(),
+                decode: Duration::ZERO,
+            },
+        );
+        emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
+        Ok(())
+    }
+
+    fn account(&mut self, batch: &Batch, elapsed: Duration) {
+        self.totals.steps += 1;
+        match batch.kind {
+            BatchKind::Prefill => {
+                self.totals.prefill += elapsed;
+                self.totals.prefill_tokens += batch.rows() as u64;
+            }
+            BatchKind::Decode => {
+                self.totals.decode += elapsed;
+                self.totals.decode_tokens += batch.rows() as u64;
+                for s in &batch.segments {
+                    if let Some(track) = self.tracks.get_mut(&s.owner) {
+                        track.decode += elapsed;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Samples a token for each sequence whose last position was computed, and ends those that are done.
+    fn append(&mut self, batch: &Batch, mut logits: Vec<f32>, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let vocab = self.model.config.vocab_size;
+        let mut rows = batch.logit_rows.iter().zip(logits.chunks_exact_mut(vocab)).peekable();
+        for segment in &batch.segments {
+            let owned = |s: &Sequence| s.request.ordinal == segment.owner;
+            let Some(index) = self.scheduler.running.iter().position(owned) else { continue };
+            self.scheduler.running[index].computed += segment.len;
+            let Some((_, row)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else { continue };
+            if let Some((reason, error)) = self.next_token(index, row) {
+                self.finish(index, reason, error, emit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends one token to a sequence. Returns why it ends, if it does.
+    fn next_token(&mut self, index: usize, row: &mut [f32]) -> Option<(FinishReason, Option<String>)> {
+        let limit = self.scheduler.limit(&self.scheduler.running[index]);
+        let s = &mut self.scheduler.running[index];
+        let track = self.tracks.get_mut(&s.request.ordinal)?;
+        let params = &s.request.params;
+        let top = match sampler::argmax(row) {
+            Some(top) => top,
+            None if self.config.fault.is_some_and(Fault::launders_nan) => (0, f32::NAN),
+            None => {
+                let message = format!("logits at position {} are not finite: no token was made of them", s.computed - 1);
+                return Some((FinishReason::Error, Some(message)));
+            }
+        };
+        track.fingerprint.update(&top.1.to_bits().to_le_bytes());
+        track.fingerprint.update(&top.0.to_le_bytes());
+        if params.logprobs > 0 {
+            track.logprobs.push(sampler::logprobs(row, params.logprobs));
+        }
+        let plain = params.temperature == 0.0 && params.repetition_penalty == 1.0;
+        let token = if plain || top.1.is_nan() {
+            top.0
+        } else {
+            let seen = s.request.prompt.iter().chain(&s.generated).copied();
+            sampler::sample(row, params, seen, &mut track.stream)
+        };
+        s.generated.push(token);
+        if !params.ignore_eos && self.model.config.eos_token_ids.contains(&token) {
+            return Some((FinishReason::Stop, None));
+        }
+        if !params.stop.is_empty() && self.tokenizer.as_ref().is_some_and(|t| ends_with_stop(t, s)) {
+            return Some((FinishReason::Stop, None));
+        }
+        (s.len() >= limit).then_some((FinishReason::Length, None))
+    }
+
+    fn finish(&mut self, index: usize, finish_reason: FinishReason, error: Option<String>, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let s = self.scheduler.finish(index)?;
+        if cfg!(debug_assertions) {
+            self.scheduler.slots.check()?;
+            self.scheduler.pages.check()?;
+        }
+        emit(Event::State(slot_event("release", &s, &self.scheduler)));
+        let track = self.tracks.remove(&s.request.ordinal);
+        let (fingerprint, logprobs, decode) =
+            track.map_or_else(Default::default, |t| (t.fingerprint.hex(), t.logprobs, t.decode));
+        let text = match &self.tokenizer {
+            Some(t) => Some(reply(t, &s)?),
+            None => None,
+        };
+        emit(Event::Finished(Box::new(Output {
+            token_ids: s.generated,
+            text,
+            finish_reason,
+            error,
+            fingerprint,
+            logprobs,
+            slot: s.slot,
+            epoch: s.epoch,
+            pages: s.pages,
+            wall: s.admitted.elapsed(),
+            decode,
+            request: s.request,
+        })));
+        Ok(())
+    }
+}
+
+fn slot_event(op: &str, s: &Sequence, scheduler: &Scheduler) -> State {
+    State {
+        op: op.into(),
+        kind: "recurrent".into(),
+        slot: s.slot,
+        owner: s.request.id.clone(),
+        ordinal: s.request.ordinal,
+        epoch: s.epoch,
+        zero: None,
+        digest: None,
+        free: scheduler.slots.free() as u64,
+    }
+}
+
+/// Whether a stop string has just been completed. Only the tail that could hold it is decoded.
+fn ends_with_stop(tokenizer: &Tokenizer, s: &Sequence) -> bool {
+    let longest = s.request.params.stop.iter().map(String::len).max().unwrap_or(0);
+    let tail = &s.generated[s.generated.len().saturating_sub(longest + 8)..];
+    tokenizer.decode(tail).is_ok_and(|text| s.request.params.stop.iter().any(|stop| text.contains(stop)))
+}
+
+/// The reply up to the first stop string.
+fn reply(tokenizer: &Tokenizer, s: &Sequence) -> Result<String, Error> {
+    let mut text = tokenizer.decode(&s.generated)?;
+    if let Some(at) = s.request.params.stop.iter().filter_map(|stop| text.find(stop)).min() {
+        text.truncate(at);
+    }
+    Ok(text)
+}

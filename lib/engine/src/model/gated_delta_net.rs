@@ -1,0 +1,50 @@
+//! Gated DeltaNet: weights by checkpoint name, and the layer's formula.
+
+use super::{Loader, Scratch};
+use crate::Error;
+use crate::backend::{Backend, DeltaGate, GdnShape};
+use crate::batch::Batch;
+use cute_checkpoint::Config;
+
+pub(super) struct GatedDeltaNet<B: Backend> {
+    shape: GdnShape,
+    eps: f32,
+    /// `[in_proj_qkv; in_proj_z; in_proj_b; in_proj_a]`, `[C + Hv·Dv + 2·Hv, H]`
+    in_proj: B::Matrix,
+    /// `[C, K]`
+    conv1d: B::Vector,
+    /// `[Hv]`
+    a_log: B::Vector,
+    /// `[Hv]`
+    dt_bias: B::Vector,
+    /// `[Dv]`, a plain weight
+    norm: B::Vector,
+    /// `[H, Hv·Dv]`
+    out_proj: B::Matrix,
+}
+
+impl<B: Backend> GatedDeltaNet<B> {
+    pub(super) fn load(load: &Loader<'_, B>, c: &Config, state_layer: usize) -> Result<Self, Error> {
+        Ok(GatedDeltaNet {
+            shape: GdnShape::of(c, state_layer),
+            eps: c.rms_norm_eps,
+            in_proj: load.matrix(&["in_proj_qkv.weight", "in_proj_z.weight", "in_proj_b.weight", "in_proj_a.weight"])?,
+            conv1d: load.vector("conv1d.weight")?,
+            a_log: load.vector("A_log")?,
+            dt_bias: load.vector("dt_bias")?,
+            norm: load.vector("norm.weight")?,
+            out_proj: load.matrix(&["out_proj.weight"])?,
+        })
+    }
+
+    /// Reads `s.n`, writes `s.mixed`, advances the sequences' states.
+    pub(super) fn forward(&self, b: &B, batch: &Batch, cache: &mut B::Cache, s: &mut Scratch<B>) -> Result<(), Error> {
+        let rows = batch.rows();
+        b.linear(&mut s.gdn_proj, &s.n, &self.in_proj, rows)?;
+        b.causal_conv1d(&mut s.qkv, &s.gdn_proj, &self.conv1d, cache, &self.shape, batch)?;
+        let args = DeltaGate { shape: self.shape, a_log: &self.a_log, dt_bias: &self.dt_bias };
+        b.gated_delta_rule(&mut s.o, &s.qkv, &s.gdn_proj, &args, cache, batch)?;
+        b.rms_norm_gated(&mut s.o, &s.gdn_proj, &self.norm, &self.shape, self.eps, rows)?;
+        b.linear(&mut s.mixed, &s.o, &self.out_proj, rows)
+    }
+}
