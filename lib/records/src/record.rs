@@ -302,6 +302,15 @@ pub struct Completion {
     /// only the end of the reply is known: its last characters
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_tail: Option<String>,
+    /// characters of the reply, when only its end is known
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_chars: Option<u64>,
+    /// sha256 of the reply's text, or the first digits of it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_sha256: Option<String>,
+    /// characters of the prompt, when its tokens were not counted
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_chars: Option<u64>,
     /// sha256 of the generated token ids (little-endian u32)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_sha256: Option<String>,
@@ -323,6 +332,9 @@ pub struct Completion {
     /// from arrival to the last token
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_ms: Option<f64>,
+    /// from arrival to the first token
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
     /// in decode steps
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decode_ms: Option<f64>,
