@@ -104,9 +104,9 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// At most 60 characters of a value, for messages.
+/// At most 80 characters of a value, for messages.
 pub(crate) fn short(text: &str) -> String {
-    let mut out: String = text.chars().take(60).collect();
+    let mut out: String = text.chars().take(80).collect();
     if out.len() < text.len() {
         out.push('…');
     }

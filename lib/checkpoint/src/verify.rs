@@ -151,6 +151,11 @@ fn compare(field: &str, name: &str, found: &Value, recorded: &Value, out: &mut V
                 compare(field, &format!("{name}.{key}"), a, b, out);
             }
         }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(field, &format!("{name}[{i}]"), a, b, out);
+            }
+        }
         (a, b) => out.push(Difference {
             field: field.to_owned(),
             message: format!("{name} is {}, recorded {}", words(a), words(b)),

@@ -1,0 +1,152 @@
+//! Chat templates: what transformers adds to Jinja, and how Python writes values. Expected texts were made by
+//! transformers' own rules: `json.dumps`, `str`, trimmed blocks.
+
+use cute_checkpoint::{ChatTemplate, Error};
+use serde_json::{Map, Value, json};
+
+fn template(source: &str) -> Result<ChatTemplate, Error> {
+    let tokens = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    ChatTemplate::new("chat_template.jinja", source.to_owned(), tokens.as_object().unwrap().clone())
+}
+
+/// Renders with one user message and the variable `x`.
+fn check(source: &str, x: Value, expect: &str) {
+    let messages = [json!({"role": "user", "content": "a <b> & \"c\""})];
+    let variables: Map<String, Value> = [("x".to_owned(), x)].into_iter().collect();
+    let found = match template(source).and_then(|t| t.render_with(&messages, true, &variables)) {
+        Ok(text) => text,
+        Err(e) => e.to_string(),
+    };
+    assert_eq!(found, expect, "{source}");
+}
+
+#[test]
+fn nothing_is_escaped_for_html() {
+    check("{{ messages[0].content }}", json!(null), "a <b> & \"c\"");
+    check("{{ messages[0].content | tojson }}", json!(null), r#""a <b> & \"c\"""#);
+}
+
+#[test]
+fn tojson_is_pythons_json_dumps() {
+    let x = json!({"b": [1, 2.0, true, null, "é\u{1f980}\u{7}\n"], "a": {}, "c": []});
+    check(
+        "{{ x | tojson }}",
+        x.clone(),
+        "{\"b\": [1, 2.0, true, null, \"é🦀\\u0007\\n\"], \"a\": {}, \"c\": []}",
+    );
+    check(
+        "{{ x | tojson(ensure_ascii=true, sort_keys=true) }}",
+        x.clone(),
+        "{\"a\": {}, \"b\": [1, 2.0, true, null, \"\\u00e9\\ud83e\\udd80\\u0007\\n\"], \"c\": []}",
+    );
+    check(
+        "{{ x | tojson(indent=2) }}",
+        json!({"b": [1, {"c": 2}], "a": []}),
+        "{\n  \"b\": [\n    1,\n    {\n      \"c\": 2\n    }\n  ],\n  \"a\": []\n}",
+    );
+    check("{{ x | tojson(separators=(',', ':')) }}", json!({"a": [1, 2]}), "{\"a\":[1,2]}");
+    check(
+        "{{ x | tojson }}",
+        json!([1e20, 1e-7, 0.1, -5, 18446744073709551615u64]),
+        "[1e+20, 1e-07, 0.1, -5, 18446744073709551615]",
+    );
+    check(
+        "{{ y | tojson }}",
+        json!(0),
+        "chat_template.jinja: chat template line 1: tojson: undefined is not JSON serializable",
+    );
+}
+
+#[test]
+fn values_are_printed_as_python_prints_them() {
+    check("{{ x }} {{ true }} {{ none }} {{ 1.0 }} {{ 1e20 }}", json!(false), "False True None 1.0 1e+20");
+    check("{{ 'a' ~ x }}|{{ x | string }}", json!("b"), "ab|b");
+}
+
+#[test]
+fn blocks_are_trimmed_and_one_last_newline_is_dropped() {
+    check(
+        "{% if true %}\n  {% for m in messages %}\n{{ m.role }}\n  {% endfor %}\n{% endif %}\n",
+        json!(0),
+        "user\n",
+    );
+}
+
+#[test]
+fn what_templates_of_this_family_use_works() {
+    check("{{ bos_token }}{{ eos_token }}", json!(0), "<s></s>");
+    check(
+        "{{ tools is none }} {{ documents is none }} {{ nothing is defined }}",
+        json!(0),
+        "True True False",
+    );
+    check("{{ x.split('</think>')[-1].lstrip('\\n') }}", json!("a</think>\n\nb"), "b");
+    check("{{ x.startswith('<t>') and x.endswith('</t>') }}", json!("<t>1</t>"), "True");
+    check("{% for m in messages[::-1] %}{{ loop.index0 }}{{ m.role }}{% endfor %}", json!(0), "0user");
+    check(
+        "{%- set ns = namespace(n=0) %}{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+        json!(0),
+        "3",
+    );
+    check("{% for k, v in x.items() %}{{ k }}={{ v }};{% endfor %}", json!({"z": 1, "a": 2}), "z=1;a=2;");
+    check("{{ x.get('k', 'none') }}|{{ x['a'] | trim }}|{{ x | length }}", json!({"a": " 1 "}), "none|1|1");
+    check(
+        "{% if x is string %}s{% elif x is mapping %}m{% elif x is iterable %}i{% endif %}",
+        json!([1]),
+        "i",
+    );
+    check("{% macro f(a, b='y') %}{{ a }}{{ b }}{% endmacro %}{{ f('x') }}", json!(0), "xy");
+    check("{%- generation -%}  kept  {%- endgeneration -%}", json!(0), "kept");
+    check(
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>{% endif %}",
+        json!(0),
+        "",
+    );
+}
+
+#[test]
+fn a_template_that_refuses_says_so_with_its_line() {
+    check(
+        "{{ x }}\n{{ raise_exception('System message must come first.') }}",
+        json!(0),
+        "chat_template.jinja: chat template line 2: System message must come first.",
+    );
+    check(
+        "{% if %}",
+        json!(0),
+        "chat_template.jinja: chat template line 1: syntax error: unexpected end of block",
+    );
+    check(
+        "{{ strftime_now('%Q') }}",
+        json!(0),
+        "chat_template.jinja: chat template line 1: strftime_now: directive %Q of \"%Q\" is not known",
+    );
+    let year = template("{{ strftime_now('%Y') }}").unwrap().render(&[], false).unwrap();
+    assert!(year.parse::<u32>().unwrap() >= 2024);
+}
+
+#[test]
+fn an_endless_template_runs_out_of_fuel() {
+    let source = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}";
+    let e = template(source).unwrap().render(&[], false).unwrap_err().to_string();
+    assert!(e.contains("fuel"), "{e}");
+}
+
+#[test]
+fn the_template_is_found_in_either_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |value: Value| {
+        let text = json!({"chat_template": value, "bos_token": {"content": "<s>"}, "eos_token": null});
+        std::fs::write(dir.path().join("tokenizer_config.json"), text.to_string()).unwrap();
+        ChatTemplate::open(dir.path()).map(|t| t.map(|t| t.render(&[], false).unwrap()))
+    };
+    assert_eq!(ChatTemplate::open(dir.path()).unwrap().map(|_| ()), None);
+    assert_eq!(config(json!(null)).unwrap(), None);
+    assert_eq!(config(json!("{{ bos_token }}{{ eos_token }}")).unwrap().unwrap(), "<s>");
+    let list = json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
+    assert_eq!(config(list).unwrap().unwrap(), "d");
+    let e = config(json!([{"name": "tool_use", "template": "t"}])).unwrap_err().to_string();
+    assert!(e.contains("chat_template is a list of 1: expected"), "{e}");
+    std::fs::write(dir.path().join("chat_template.jinja"), "from the file").unwrap();
+    assert_eq!(config(json!("other")).unwrap().unwrap(), "from the file");
+}

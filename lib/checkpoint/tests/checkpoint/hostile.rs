@@ -1,0 +1,108 @@
+//! Hostile input: whatever the bytes, opening ends in an error or a checkpoint, never in a panic; and what
+//! opens, the `safetensors` crate accepts too.
+
+use crate::tiny::{Tiny, bytes};
+use cute_checkpoint::{ChatTemplate, Checkpoint, Config, Tokenizer};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// Values that a careless or malicious writer puts where a number or a list belongs.
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (0u64..64).prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!([])),
+        Just(json!([null, 1, "linear_attention"])),
+        Just(json!({"rope_theta": 1e300, "rope_type": 3})),
+    ]
+}
+
+fn key() -> impl Strategy<Value = String> {
+    let keys: Vec<String> = Tiny::default().config.as_object().unwrap().keys().cloned().collect();
+    let more =
+        ["text_config", "rope_scaling", "quantization_config", "full_attention_interval", "num_experts"];
+    prop::sample::select(keys.into_iter().chain(more.map(str::to_owned)).collect::<Vec<_>>())
+}
+
+/// Opens, and if that works reads everything.
+fn exercise(dir: &std::path::Path) -> bool {
+    let Ok(c) = Checkpoint::open(dir) else { return false };
+    let names: Vec<String> = c.tensor_names().map(str::to_owned).collect();
+    for name in names {
+        c.tensor(&name).unwrap();
+    }
+    c.scan(|_| ()).unwrap();
+    let files = c.digest(|_| ()).unwrap();
+    let plan = cute_checkpoint::memory_plan(&c.config, c.weight_bytes(), 4, u64::MAX, u64::MAX, 0);
+    c.model(files, None, plan);
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_config_with_any_values_never_panics(changes in prop::collection::vec((key(), value()), 1..4)) {
+        let mut tiny = Tiny::default();
+        for (key, value) in changes {
+            tiny.config.as_object_mut().unwrap().insert(key, value);
+        }
+        let dir = tiny.write();
+        exercise(dir.path());
+    }
+
+    #[test]
+    fn config_bytes_of_any_kind_never_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Config::parse(("config.json", &text), Some(("generation_config.json", &text)));
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics_and_is_accepted_only_if_the_crate_accepts_it(
+        edits in prop::collection::vec((0usize..3600, any::<u8>()), 0..6),
+        cut in prop_oneof![3 => Just(None), 1 => (0usize..9200).prop_map(Some)],
+    ) {
+        let tiny = Tiny::default();
+        let dir = tiny.write();
+        let mut file = bytes(&tiny.tensors);
+        for (at, byte) in edits {
+            file[at] = byte;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut);
+        }
+        std::fs::write(dir.path().join("model.safetensors"), &file).unwrap();
+        if exercise(dir.path()) {
+            prop_assert!(safetensors::SafeTensors::deserialize(&file).is_ok());
+        }
+    }
+
+    #[test]
+    fn offsets_and_shapes_of_any_size_never_panic(
+        shape in prop::collection::vec(any::<u64>(), 0..4),
+        offsets in (any::<u64>(), any::<u64>()),
+        data in 0usize..64,
+    ) {
+        let dir = Tiny::default().write();
+        let header = json!({"a": {"dtype": "F4", "shape": shape, "data_offsets": offsets}}).to_string();
+        let file = crate::tiny::raw_file(&header, &vec![0; data]);
+        std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+        prop_assert!(!exercise(dir.path()));
+    }
+
+    #[test]
+    fn tokenizer_and_template_bytes_of_any_kind_never_panic(text in "\\PC{0,80}", json in value()) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), &text).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), json!({"chat_template": json}).to_string()).unwrap();
+        let _ = (Tokenizer::open(dir.path()), ChatTemplate::open(dir.path()));
+        std::fs::write(dir.path().join("chat_template.jinja"), &text).unwrap();
+        if let Ok(Some(template)) = ChatTemplate::open(dir.path()) {
+            let _ = template.render(&[json!({"role": "user", "content": "x"})], true);
+        }
+    }
+}
