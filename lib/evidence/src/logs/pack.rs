@@ -3,7 +3,7 @@
 use super::literals::{Ahead, Hit, Literals};
 use super::packs::ALL;
 use super::template::{self, Field, Template, TemplateError};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a recognised line becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +136,12 @@ impl PackSet {
     /// # Errors
     /// [`PackError::Table`] when a table has a mistake (a test keeps it from happening).
     pub fn auto() -> Result<Self, PackError> {
-        Self::compile(ALL.iter().collect())
+        static COMPILED: OnceLock<PackSet> = OnceLock::new();
+        if let Some(set) = COMPILED.get() {
+            return Ok(set.clone());
+        }
+        let set = Self::compile(ALL.iter().collect())?;
+        Ok(COMPILED.get_or_init(|| set).clone())
     }
 
     /// The table of one engine (`cute`, `nvllm`, `vllm`) and those it builds on; `auto` is all of them.
@@ -187,6 +192,25 @@ impl PackSet {
     /// The first literal in a line.
     pub(crate) fn find(&self, line: &[u8]) -> Option<Hit> {
         self.0.literals.find(line)
+    }
+
+    /// True when some line of `head` is one these tables know (generic words like `ERROR` do not count).
+    pub fn knows(&self, head: &[u8]) -> bool {
+        let mut ahead = Ahead::default();
+        let mut from = 0;
+        while let Some(hit) = self.find_from(head, from, &mut ahead) {
+            let start = memchr::memrchr(b'\n', &head[..hit.start]).map_or(0, |n| n + 1);
+            let end = memchr::memchr(b'\n', &head[hit.start..]).map_or(head.len(), |n| hit.start + n);
+            let mut fields = Vec::new();
+            if self
+                .recognise(hit.literal, &head[start..end], &mut fields)
+                .is_some_and(|(e, _)| !e.pattern.generic)
+            {
+                return true;
+            }
+            from = end;
+        }
+        false
     }
 
     /// The first literal of a block at or behind `from`.
