@@ -273,7 +273,8 @@ pub fn mechanisms(case: &Case) -> Vec<Table> {
     case.findings.iter().filter(|f| f.check == "mechanism").filter_map(hypotheses).collect()
 }
 
-fn hypotheses(f: &Finding) -> Option<Table> {
+/// The hypotheses that one mechanism finding weighed.
+pub fn hypotheses(f: &Finding) -> Option<Table> {
     let list = f.data.get("hypotheses")?.as_array()?;
     let leg = f.data.get("leg").and_then(Value::as_str).map(|l| format!(" of {l}")).unwrap_or_default();
     let mut t = Table::new(
