@@ -19,7 +19,7 @@ pub struct Loop {
 /// Longest stretch looked at, in characters from the end.
 const WINDOW: usize = 4096;
 /// Words of a sequence that must not come again and again.
-const NGRAM: usize = 6;
+const NGRAM: usize = 5;
 
 /// Looks for a loop at the end. `tail`: only the end of the reply is known. `limited`: whether the token limit
 /// ended the reply, if that is known; a reply that stopped by itself must repeat more before it counts.
@@ -64,21 +64,19 @@ fn wordy(text: &str) -> Option<Loop> {
         return None;
     }
     let mut seen: HashMap<&[&str], usize> = HashMap::new();
-    let mut repeated = 0usize;
+    let mut again = Vec::new();
     let mut distance = 0usize;
-    let total = words.len() + 1 - NGRAM;
     for (i, gram) in words.windows(NGRAM).enumerate() {
-        if let Some(before) = seen.insert(gram, i) {
-            repeated += 1;
-            distance += i - before;
-        }
+        let before = seen.insert(gram, i).filter(|_| gram.iter().any(|w| w.chars().any(char::is_alphabetic)));
+        distance += before.map_or(0, |b| i - b);
+        again.push(before.is_some());
     }
-    // Three of four sequences have stood there before, and the end is one of them.
-    let last = words.windows(NGRAM).next_back()?;
-    let ends = words.windows(NGRAM).filter(|g| *g == last).count() > 2;
-    if !ends || repeated * 4 < total * 3 || !last.iter().any(|w| w.chars().any(char::is_alphabetic)) {
+    // More than half of all sequences have stood there before, and so have more than half of the last ones.
+    let share = |of: &[bool]| of.iter().filter(|a| **a).count() * 20 > of.len() * 11;
+    if !share(&again) || !share(&again[again.len().saturating_sub(40)..]) {
         return None;
     }
+    let repeated = again.iter().filter(|a| **a).count();
     let mean = distance / repeated.max(1);
     let unit: String = words[words.len().saturating_sub(mean.max(1))..].join(" ").chars().take(80).collect();
     Some(Loop { period: unit.chars().count(), repeats: words.len() as f64 / mean.max(1) as f64, unit })

@@ -178,9 +178,6 @@ pub fn parse(text: &str) -> Result<Ask, GateError> {
         if den <= 0.0 {
             return c.fail(at, "a share of nothing: expected a number above 0");
         }
-        if first > den {
-            return c.fail(value_at, format!("{first} of {den} is more than all"));
-        }
         Threshold::Share { num: first, den }
     } else if c.eat("%") {
         Threshold::Share { num: first, den: 100.0 }
@@ -196,6 +193,11 @@ pub fn parse(text: &str) -> Result<Ask, GateError> {
                 &text[c.at..]
             ),
         );
+    }
+    if let Threshold::Share { num, den } = threshold
+        && num > den
+    {
+        return c.fail(value_at, format!("{num} of {den} is more than all"));
     }
     if first < 0.0 {
         return c.fail(value_at, "no metric is ever below 0: this gate could not fail, or not pass");
