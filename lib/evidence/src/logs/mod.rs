@@ -23,6 +23,8 @@ mod scan;
 mod template;
 mod value;
 
+pub(crate) use pylit::dict as python_dict;
+
 pub use event::EventRef;
 pub use pack::{Kind, Pack, PackError, PackSet, Pattern, check_tables, listing, packs};
 pub use template::TemplateError;
