@@ -103,8 +103,12 @@ pub struct Totals {
     pub decode: Duration,
     /// tokens decoded
     pub decode_tokens: u64,
-    /// steps
+    /// steps, prefill and decode
     pub steps: u64,
+    /// decode steps
+    pub decode_steps: u64,
+    /// requests admitted
+    pub admissions: u64,
     /// proving that acquired slots are zero
     pub zero_check: Duration,
     /// slots acquired that had been used before
@@ -250,6 +254,7 @@ impl<B: Backend> Engine<B> {
     fn prepare_slot(&mut self, index: usize, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let s = &self.scheduler.running[index];
         let recycled = s.epoch > 1;
+        self.totals.admissions += 1;
         self.totals.recycles += u64::from(recycled);
         match self.config.fault {
             Some(Fault::StaleState) => {}
@@ -284,6 +289,7 @@ impl<B: Backend> Engine<B> {
                 self.totals.prefill_tokens += batch.rows() as u64;
             }
             BatchKind::Decode => {
+                self.totals.decode_steps += 1;
                 self.totals.decode += elapsed;
                 self.totals.decode_tokens += batch.rows() as u64;
                 for s in &batch.segments {

@@ -12,8 +12,10 @@
 //! | [`write`] | one `write_all` a record, counted; appending repairs a torn tail |
 //! | [`ledger`] | runs against their ends: complete, cut off, altered |
 //! | [`num`] | numbers that may be NaN or infinite |
+//! | [`answer`] | answers in the form of GSM8K |
 //! | [`digest`] | sha256 of bytes and of token ids |
 
+pub mod answer;
 pub mod digest;
 pub mod ledger;
 pub mod num;

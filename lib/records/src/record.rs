@@ -329,7 +329,7 @@ pub struct Completion {
     /// whether they agree
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correct: Option<bool>,
-    /// from arrival to the last token
+    /// from admission to the last token
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_ms: Option<f64>,
     /// from arrival to the first token

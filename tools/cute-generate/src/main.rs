@@ -1,2 +1,79 @@
-//! cute-generate: run the engine over prompts; print completion records
-fn main() {}
+//! cute-generate: run the engine over prompts; print what it answers and what happened to its state.
+//!
+//! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
+//! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
+//! exits   0 done · 2 usage, bad input, a model that is not what it was, I/O, device
+
+mod args;
+mod input;
+mod output;
+mod serve;
+
+use anyhow::{Context, bail};
+use args::Args;
+use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
+use cute_cli::{Config, Exit};
+use cute_records::{End, Record};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    cute_cli::run(generate)
+}
+
+fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
+    if args.list_faults {
+        return output::list_faults();
+    }
+    if args.threads > 0 {
+        rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("starting threads")?;
+    }
+    let input = input::read(&args)?;
+    let model = input.model.as_ref();
+    let dir = args.model.clone().or_else(|| model.map(|m| m.path.clone().into()));
+    let Some(dir) = dir else {
+        bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)");
+    };
+    let checkpoint = Checkpoint::open(&dir)?;
+    let tokenizer = Tokenizer::open(&dir)?.map(Arc::new);
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.check(&checkpoint.config)?;
+    }
+    let template = ChatTemplate::open(&dir)?;
+    let bar = cute_cli::progress_bytes(checkpoint.total_bytes(), "hashing the model");
+    let files = checkpoint.digest(|n| bar.inc(n))?;
+    bar.finish_and_clear();
+    let digest = Checkpoint::model_digest(&files);
+    if let Some(recorded) = model.filter(|m| m.digest != digest) {
+        bail!(
+            "{} is not the model of the record: its digest is {digest}, the record says {}",
+            dir.display(),
+            recorded.digest
+        );
+    }
+    let engine = args.engine_config(&checkpoint.config)?;
+    args.resolve(&mut config, &engine);
+    let mut run = config.run();
+    run.digests.insert("model".into(), digest);
+    run.digests.insert("prompts".into(), input.digest.clone());
+    let tokenizer_digest = files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.sha256.clone());
+    run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
+    run.fault = engine.fault.map(|f| f.to_string());
+
+    let mut out = cute_cli::stdout();
+    let mut server = serve::Server::start(&args, &checkpoint, tokenizer, template, engine)?;
+    run.device = Some(server.device());
+    out.write(&Record::Run(run))?;
+    for (line, parsed) in &input.forward {
+        out.forward(line, parsed)?;
+    }
+    let mut bad = input.bad;
+    for finding in input.findings {
+        out.write(&Record::Finding(finding))?;
+    }
+    out.write(&Record::Pool(server.pool()))?;
+    bad += server.run(&input.prompts, &mut out)?;
+    server.report(&mut out)?;
+    out.end_with(End { tool: config.tool().into(), complete: true, counters: server.counters(), ..End::default() })?;
+    Ok(if bad > 0 { Exit::Trouble } else { Exit::Pass })
+}

@@ -167,94 +167,69 @@ impl<E> Job<'_, E> {
     }
 }
 
-/// All outputs for a few rows: four rows at a time, then one by one.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+/// All outputs for a few rows: one output for four rows at a time, then four outputs for one row.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 fn block<E: Element>(job: &Job<'_, E>, out: &mut [f32], width: usize, column: usize, outputs: Range<usize>, xs: &[&[f32]]) {
-    let mut t = 0;
-    while t < xs.len() {
-        if xs.len() - t >= 4 {
-            tile::<E, 2, 4>(job, out, width, column, outputs.clone(), xs, t);
-            t += 4;
-        } else {
-            tile::<E, 4, 1>(job, out, width, column, outputs.clone(), xs, t);
-            t += 1;
-        }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)] // inlined into `block`
-fn tile<E: Element, const R: usize, const T: usize>(
-    job: &Job<'_, E>,
-    out: &mut [f32],
-    width: usize,
-    column: usize,
-    outputs: Range<usize>,
-    xs: &[&[f32]],
-    t: usize,
-) {
-    let mut put = |r: usize, i: usize, y: f32| {
-        let o = &mut out[(t + i) * width + column + r];
+    let (fours, ones) = xs.as_chunks::<4>();
+    let mut put = |t: usize, r: usize, y: f32| {
+        let o = &mut out[t * width + column + r];
         *o = if job.add { *o + y } else { y };
     };
-    let x: [&[f32]; T] = std::array::from_fn(|i| xs[t + i]);
-    let mut r = outputs.start;
-    while r + R <= outputs.end {
-        let w: [&[E]; R] = std::array::from_fn(|i| job.weights(r + i));
-        let y = dots::<E, R, T>(w, x);
-        for (i, row) in y.iter().enumerate() {
-            for (j, &v) in row.iter().enumerate() {
-                put(r + i, j, v);
-            }
+    for (i, x) in fours.iter().enumerate() {
+        for r in outputs.clone() {
+            let w = job.weights(r);
+            let y = dots([w; 4], *x);
+            y.iter().enumerate().for_each(|(j, y)| put(4 * i + j, r, *y));
         }
-        r += R;
     }
-    while r < outputs.end {
-        let y = dots::<E, 1, T>([job.weights(r)], x);
-        for (j, &v) in y[0].iter().enumerate() {
-            put(r, j, v);
+    for (i, x) in ones.iter().enumerate() {
+        let t = 4 * fours.len() + i;
+        let mut r = outputs.start;
+        while r + 4 <= outputs.end {
+            let y = dots(std::array::from_fn(|j| job.weights(r + j)), [x; 4]);
+            y.iter().enumerate().for_each(|(j, y)| put(t, r + j, *y));
+            r += 4;
         }
-        r += 1;
+        for r in r..outputs.end {
+            put(t, r, dots([job.weights(r); 4], [x; 4])[0]);
+        }
     }
 }
 
+/// Four dot products at once. Where the four weights or inputs are the same slice they are loaded once.
 #[inline(always)]
-fn dots<E: Element, const R: usize, const T: usize>(w: [&[E]; R], x: [&[f32]; T]) -> [[f32; T]; R] {
-    let n = w[0].len();
-    let whole = n / LANES * LANES;
-    let mut acc = [[[0f32; LANES]; T]; R];
-    for r in 0..R {
-        for t in 0..T {
-            for (l, (a, b)) in w[r][whole..].iter().zip(&x[t][whole..n]).enumerate() {
-                acc[r][t][l] = a.f32() * b;
-            }
-        }
+fn dots<E: Element>(w: [&[E]; 4], x: [&[f32]; 4]) -> [f32; 4] {
+    let ((w0, wt0), (w1, wt1), (w2, wt2), (w3, wt3)) =
+        (w[0].as_chunks(), w[1].as_chunks(), w[2].as_chunks(), w[3].as_chunks());
+    let ((x0, xt0), (x1, xt1), (x2, xt2), (x3, xt3)) =
+        (x[0].as_chunks(), x[1].as_chunks(), x[2].as_chunks(), x[3].as_chunks());
+    let (mut a0, mut a1, mut a2, mut a3) = (tail(wt0, xt0), tail(wt1, xt1), tail(wt2, xt2), tail(wt3, xt3));
+    let ws = w0.iter().zip(w1).zip(w2).zip(w3);
+    let xs = x0.iter().zip(x1).zip(x2).zip(x3);
+    for ((((w0, w1), w2), w3), (((x0, x1), x2), x3)) in ws.zip(xs) {
+        a0 = multiply_add(a0, w0, x0);
+        a1 = multiply_add(a1, w1, x1);
+        a2 = multiply_add(a2, w2, x2);
+        a3 = multiply_add(a3, w3, x3);
     }
-    let mut k = 0;
-    while k < whole {
-        let xk: [&[f32; LANES]; T] = std::array::from_fn(|t| lanes(x[t], k));
-        for r in 0..R {
-            let wk: &[E; LANES] = lanes(w[r], k);
-            let mut wf = [0f32; LANES];
-            for l in 0..LANES {
-                wf[l] = wk[l].f32();
-            }
-            for t in 0..T {
-                for l in 0..LANES {
-                    acc[r][t][l] += wf[l] * xk[t][l];
-                }
-            }
-        }
-        k += LANES;
-    }
-    std::array::from_fn(|r| std::array::from_fn(|t| reduce(acc[r][t])))
+    reduce(&[a0, a1, a2, a3])
 }
 
-/// The [`LANES`] elements from `k` on.
+/// `acc + w·x` by lanes, product and sum rounded separately.
 #[inline(always)]
-fn lanes<T>(x: &[T], k: usize) -> &[T; LANES] {
-    match x[k..k + LANES].try_into() {
-        Ok(a) => a,
-        Err(_) => unreachable!("a slice of LANES elements is an array of LANES elements"),
+fn multiply_add<E: Element>(mut acc: [f32; LANES], w: &[E; LANES], x: &[f32; LANES]) -> [f32; LANES] {
+    for l in 0..LANES {
+        acc[l] += w[l].f32() * x[l];
     }
+    acc
+}
+
+/// Partial sums that hold what does not fill all lanes.
+#[inline(always)]
+fn tail<E: Element>(w: &[E], x: &[f32]) -> [f32; LANES] {
+    let mut acc = [0f32; LANES];
+    for ((a, w), x) in acc.iter_mut().zip(w).zip(x) {
+        *a = w.f32() * x;
+    }
+    acc
 }

@@ -1,0 +1,200 @@
+//! The arguments, and the engine configuration they make.
+
+use anyhow::anyhow;
+use clap::{Parser, ValueEnum, value_parser};
+use cute_cli::Config;
+use cute_engine::backend::KvDtype;
+use cute_engine::knobs::{self, PathKnob};
+use cute_engine::{EngineConfig, Fault, Knobs, SamplingParams};
+use serde_json::json;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
+  echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
+
+/// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
+///
+/// Dispatch decisions are logged on stderr, one `[PHASE_E_DISPATCH]` line for each layer and distinct decision.
+#[derive(Debug, Parser)]
+#[command(name = "cute-generate", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Checkpoint directory; without it a model record is read from stdin
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Prompts, one JSON object a line; without it they are read from stdin
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Use only the first N prompts
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Repeat the prompt set on one engine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
+    pub runs: u64,
+    /// What a GSM8K question becomes; {question} stands for it
+    #[arg(long, value_name = "TEXT", default_value = "Question: {question}\nAnswer:", hide_default_value = true)]
+    pub question_template: String,
+    /// Send questions and prompts as a user's message through the chat template
+    #[arg(long)]
+    pub chat: bool,
+
+    /// Most tokens of a reply
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Sampling")]
+    pub max_tokens: u32,
+    /// 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 0.0, help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
+    pub top_k: u32,
+    /// Keep the likeliest tokens up to this total probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, help_heading = "Sampling")]
+    pub top_p: f32,
+    /// Drop tokens below this fraction of the likeliest one's probability
+    #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Sampling")]
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens already seen; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0, help_heading = "Sampling")]
+    pub repetition_penalty: f32,
+    /// The i-th prompt samples with seed + i, in every run
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    pub seed: u64,
+    /// A text that ends the reply; may be repeated
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    pub stop: Vec<String>,
+    /// Go on after an end-of-sequence token
+    #[arg(long, help_heading = "Sampling")]
+    pub ignore_eos: bool,
+    /// Write the generated token ids
+    #[arg(long, help_heading = "Output")]
+    pub token_ids: bool,
+    /// Write the N likeliest tokens of every step with their log-probabilities
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
+    pub logprobs: usize,
+
+    /// Sequences running at once
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Engine")]
+    pub max_num_seqs: usize,
+    /// Longest prompt plus reply [default: the model's own limit, at most 1024]
+    #[arg(long, value_name = "TOKENS", help_heading = "Engine")]
+    pub max_model_len: Option<usize>,
+    /// Prompt tokens of one step
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, help_heading = "Engine")]
+    pub max_num_batched_tokens: usize,
+    /// Tokens of a KV page
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, help_heading = "Engine")]
+    pub page_size: usize,
+    /// KV pages, the null page included [default: enough for all sequences at full length]
+    #[arg(long, value_name = "N", help_heading = "Engine")]
+    pub num_kv_pages: Option<usize>,
+    /// Element type of the KV cache
+    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Engine")]
+    pub kv_cache_dtype: KvCacheDtype,
+    /// Threads; 0 is one a core
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Engine")]
+    pub threads: usize,
+
+    /// Fused paths for full-attention layers: 1 or 0
+    #[arg(long, env = "CUTE_PHASE_E_FUSION", value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
+    pub phase_e_fusion: bool,
+    /// Path of a fused layer: auto, coop or lite
+    #[arg(long, env = "CUTE_PHASE_E_PATH", value_name = "PATH", default_value = "auto", value_parser = knobs::parse_path, help_heading = "Dispatch")]
+    pub phase_e_path: PathKnob,
+    /// Full-attention layers that may be fused, e.g. 3,7; empty is all
+    #[arg(long, env = "CUTE_PHASE_E_LAYERS", value_name = "LAYERS", default_value = "", help_heading = "Dispatch")]
+    pub phase_e_layers: String,
+    /// A failed launch ends the run instead of falling back: 1 or 0
+    #[arg(long, env = "CUTE_PHASE_E_FALLBACK_RAISE", value_name = "0|1", default_value = "0", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
+    pub fallback_raise: bool,
+    /// Log dispatch decisions on stderr: 1 or 0
+    #[arg(long, env = "CUTE_PHASE_E_DISPATCH_LOG", value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
+    pub dispatch_log: bool,
+    /// Pieces W_O's inputs are split into, for each key/value head: 1, 2, 4 or 8
+    #[arg(long, env = "CUTE_WO_SPLIT", value_name = "N", default_value = "1", value_parser = knobs::parse_wo_split, help_heading = "Dispatch")]
+    pub wo_split: usize,
+    /// Blocks of a cooperative launch resident at once, instead of what the device reports
+    #[arg(long, value_name = "N", help_heading = "Dispatch")]
+    pub resident_cap: Option<usize>,
+
+    /// Break the engine on purpose; see --list-faults
+    #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
+    pub fault: Option<Fault>,
+    /// List the faults and their stories
+    #[arg(long, help_heading = "Faults")]
+    pub list_faults: bool,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum KvCacheDtype {
+    /// exact
+    F32,
+    /// rounded to nearest even
+    Bf16,
+}
+
+impl Args {
+    /// The engine's configuration, checked against the model by the engine.
+    pub fn engine_config(&self, model: &cute_checkpoint::Config) -> anyhow::Result<EngineConfig> {
+        let layers = knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
+        Ok(EngineConfig {
+            max_num_seqs: self.max_num_seqs,
+            max_model_len: self.max_model_len.unwrap_or(model.max_position_embeddings.min(1024)),
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            page_size: self.page_size,
+            num_kv_pages: self.num_kv_pages,
+            kv_dtype: match self.kv_cache_dtype {
+                KvCacheDtype::F32 => KvDtype::F32,
+                KvCacheDtype::Bf16 => KvDtype::Bf16,
+            },
+            knobs: Knobs {
+                fusion: self.phase_e_fusion,
+                path: self.phase_e_path,
+                layers,
+                fallback_raise: self.fallback_raise,
+                dispatch_log: self.dispatch_log,
+                wo_split: self.wo_split,
+                resident_cap: self.resident_cap,
+            },
+            fault: self.fault,
+        })
+    }
+
+    /// Puts the values the engine received in place of what was typed.
+    pub fn resolve(&self, config: &mut Config, engine: &EngineConfig) {
+        for (name, value) in [
+            ("max_num_seqs", engine.max_num_seqs),
+            ("max_model_len", engine.max_model_len),
+            ("max_num_batched_tokens", engine.max_num_batched_tokens),
+            ("page_size", engine.page_size),
+            ("num_kv_pages", engine.pages()),
+            ("wo_split", engine.knobs.wo_split),
+        ] {
+            config.resolve(name, value);
+        }
+        config.resolve("phase_e_fusion", engine.knobs.fusion);
+        config.resolve("phase_e_layers", json!(engine.knobs.layers));
+        config.resolve("fallback_raise", engine.knobs.fallback_raise);
+        config.resolve("dispatch_log", engine.knobs.dispatch_log);
+        config.resolve("runs", self.runs);
+        config.resolve("max_tokens", self.max_tokens);
+        config.resolve("temperature", f64::from(self.temperature));
+    }
+
+    /// Sampling parameters of the prompt at `index`.
+    pub fn sampling(&self, index: u64, over: &cute_records::SamplingOverrides) -> SamplingParams {
+        SamplingParams {
+            max_tokens: over.max_tokens.unwrap_or(self.max_tokens) as usize,
+            temperature: over.temperature.unwrap_or(self.temperature),
+            top_k: over.top_k.unwrap_or(self.top_k) as usize,
+            top_p: over.top_p.unwrap_or(self.top_p),
+            min_p: over.min_p.unwrap_or(self.min_p),
+            repetition_penalty: over.repetition_penalty.unwrap_or(self.repetition_penalty),
+            seed: over.seed.unwrap_or_else(|| self.seed.wrapping_add(index)),
+            stop: over.stop.clone().unwrap_or_else(|| self.stop.clone()),
+            ignore_eos: self.ignore_eos,
+            logprobs: self.logprobs,
+        }
+    }
+}

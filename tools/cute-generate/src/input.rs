@@ -1,0 +1,146 @@
+//! What comes in: a model record and prompts, from stdin and from files.
+
+use crate::args::Args;
+use anyhow::{Context, bail};
+use cute_records::digest::Hasher;
+use cute_records::{Finding, Ledger, Line, Model, Parsed, Prompt, ReadError, Record, Severity};
+use std::io::Write;
+
+/// Everything that was read.
+#[derive(Default)]
+pub struct Input {
+    /// the model record, if one came
+    pub model: Option<Model>,
+    /// the prompts, in order
+    pub prompts: Vec<Prompt>,
+    /// sha256 over the prompts' lines
+    pub digest: String,
+    /// records to forward
+    pub forward: Vec<(Line, Parsed)>,
+    /// what was wrong with lines
+    pub findings: Vec<Finding>,
+    /// lines that were wrong
+    pub bad: u64,
+}
+
+/// Reads stdin where something is expected from it, and the prompts.
+pub fn read(args: &Args) -> anyhow::Result<Input> {
+    let mut input = Input::default();
+    let mut hasher = Hasher::new();
+    if args.model.is_none() || args.prompts.is_none() {
+        let wanted = if args.model.is_none() { "a model record" } else { "prompts" };
+        let Some(lines) = cute_cli::stdin_records() else {
+            bail!("{wanted} expected on stdin, which is a terminal; see --help");
+        };
+        let mut ledger = Ledger::default();
+        input.take(lines, &mut hasher, Some(&mut ledger))?;
+        if let Some(trouble) = ledger.trouble().first() {
+            bail!("stdin: {trouble}");
+        }
+    }
+    if let Some(path) = &args.prompts {
+        if !input.prompts.is_empty() {
+            bail!("prompts came on stdin and from --prompts {}: give one of them", path.display());
+        }
+        input.take(cute_cli::open(path)?, &mut hasher, None)?;
+    }
+    if let Some(limit) = args.limit {
+        input.prompts.truncate(limit);
+    }
+    if input.prompts.is_empty() {
+        bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
+    }
+    input.digest = hasher.hex();
+    Ok(input)
+}
+
+impl Input {
+    fn take(
+        &mut self,
+        lines: impl Iterator<Item = Result<Line, ReadError>>,
+        hasher: &mut Hasher,
+        mut ledger: Option<&mut Ledger>,
+    ) -> anyhow::Result<()> {
+        for line in lines {
+            let line = match line {
+                Ok(line) => line,
+                Err(e @ ReadError::Io { .. }) => return Err(e).context("reading input"),
+                Err(e) => {
+                    self.reject(e);
+                    continue;
+                }
+            };
+            if is_record(&line) {
+                match line.parse() {
+                    Ok(parsed) => {
+                        if let Some(ledger) = &mut ledger {
+                            ledger.note(&parsed);
+                        }
+                        if let Parsed::Known(record) = &parsed {
+                            match &**record {
+                                Record::Model(model) => self.model = Some(model.clone()),
+                                Record::Prompt(prompt) => self.prompt(&line, prompt.clone(), hasher),
+                                _ => {}
+                            }
+                        }
+                        self.forward.push((line, parsed));
+                    }
+                    Err(e) => self.reject(e),
+                }
+            } else {
+                match line.json::<Prompt>() {
+                    Ok(prompt) => self.prompt(&line, prompt, hasher),
+                    Err(e) => self.reject(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prompt(&mut self, line: &Line, prompt: Prompt, hasher: &mut Hasher) {
+        let given = [
+            prompt.prompt.is_some(),
+            prompt.messages.is_some(),
+            prompt.prompt_token_ids.is_some(),
+            prompt.question.is_some(),
+        ];
+        match given.iter().filter(|g| **g).count() {
+            1 => {
+                hasher.update(line.text.as_bytes());
+                hasher.update(b"\n");
+                self.prompts.push(prompt);
+            }
+            n => self.reject(line.error(format!(
+                "{n} of prompt, messages, prompt_token_ids and question are given: expected exactly one"
+            ))),
+        }
+    }
+
+    fn reject(&mut self, e: ReadError) {
+        let _ = writeln!(std::io::stderr(), "cute-generate: {e}");
+        self.bad += 1;
+        let at = match &e {
+            ReadError::Bad { file, line, .. } => Some(format!("{file}:{line}")),
+            ReadError::Io { .. } => None,
+        };
+        self.findings.push(Finding {
+            check: "bad_input".into(),
+            severity: Severity::Error,
+            message: e.to_string(),
+            ordinal: None,
+            layer: None,
+            at,
+            data: Default::default(),
+        });
+    }
+}
+
+/// True for objects with a `type`: records, as opposed to bare prompt lines.
+fn is_record(line: &Line) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        r#type: Option<serde_json::Value>,
+    }
+    line.json::<Head>().is_ok_and(|h| h.r#type.is_some())
+}

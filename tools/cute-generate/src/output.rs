@@ -1,0 +1,94 @@
+//! What goes out: completions, timings, and a line for people.
+
+use crate::args::Args;
+use cute_cli::Exit;
+use cute_engine::engine::Totals;
+use cute_engine::{Fault, Output};
+use cute_records::digest::sha256_ids;
+use cute_records::{Completion, FinishReason, Num, Timing, answer};
+use std::io::Write;
+
+/// The record of a reply; `base` says what is known of its prompt.
+pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
+    let cut_off = reply.finish_reason == FinishReason::Length;
+    let graded = base.gold.is_some() && reply.finish_reason != FinishReason::Error;
+    let extracted = reply.text.as_deref().filter(|_| graded).and_then(|t| answer::extract(t, cut_off));
+    Completion {
+        completion_tokens: Some(reply.token_ids.len() as u64),
+        finish_reason: Some(reply.finish_reason),
+        token_sha256: Some(sha256_ids(&reply.token_ids)),
+        fingerprint: Some(reply.fingerprint),
+        correct: graded.then(|| extracted.is_some() && extracted == base.gold),
+        extracted,
+        text: reply.text,
+        wall_ms: Some(millis(reply.wall)),
+        decode_ms: Some(millis(reply.decode)),
+        slot: Some(reply.slot),
+        epoch: Some(reply.epoch),
+        recycle: Some(reply.epoch.saturating_sub(1)),
+        kv_pages: Some(reply.pages),
+        token_ids: args.token_ids.then_some(reply.token_ids),
+        logprobs: (args.logprobs > 0).then_some(reply.logprobs),
+        error: reply.error,
+        ..base.clone()
+    }
+}
+
+/// The record of a request that was never run.
+pub fn refused(base: &Completion, error: &anyhow::Error) -> Completion {
+    Completion { finish_reason: Some(FinishReason::Error), error: Some(format!("{error:#}")), ..base.clone() }
+}
+
+/// What took how long.
+pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
+    let timing = |name: &str, elapsed, count, tokens, bytes| Timing {
+        name: name.into(),
+        ms: millis(elapsed),
+        count,
+        tokens,
+        bytes,
+        ..Timing::default()
+    };
+    let decode_bytes = t.decode_steps * weight_bytes;
+    let mut decode = timing("decode", t.decode, t.decode_steps, Some(t.decode_tokens), Some(decode_bytes));
+    decode.figures = [
+        ("tokens_per_second".to_owned(), Num(per_second(t.decode_tokens, t.decode))),
+        ("weight_gb_per_second".to_owned(), Num(per_second(decode_bytes, t.decode) / 1e9)),
+    ]
+    .into();
+    let mut prefill = timing("prefill", t.prefill, t.steps - t.decode_steps, Some(t.prefill_tokens), None);
+    prefill.figures = [("tokens_per_second".to_owned(), Num(per_second(t.prefill_tokens, t.prefill)))].into();
+    vec![prefill, decode, timing("zero_check", t.zero_check, t.admissions, None, None)]
+}
+
+/// One line for people: every rate with what it is a rate of.
+pub fn summary(requests: u64, errors: u64, t: &Totals, weight_bytes: u64) -> String {
+    format!(
+        "cute-generate: {requests} requests, {errors} errors; prefill {} tokens at {:.0} tok/s; decode {} tokens at {:.0} tok/s \
+         ({:.1} a step, weights at {:.1} GB/s); {} slots recycled",
+        t.prefill_tokens,
+        per_second(t.prefill_tokens, t.prefill),
+        t.decode_tokens,
+        per_second(t.decode_tokens, t.decode),
+        t.decode_tokens as f64 / t.decode_steps.max(1) as f64,
+        per_second(t.decode_steps * weight_bytes, t.decode) / 1e9,
+        t.recycles,
+    )
+}
+
+/// Prints the faults, a name and a sentence each.
+pub fn list_faults() -> anyhow::Result<Exit> {
+    let mut out = std::io::stdout().lock();
+    for (_, name, story) in Fault::ALL {
+        writeln!(out, "{name:18} {story}")?;
+    }
+    Ok(Exit::Pass)
+}
+
+fn millis(d: std::time::Duration) -> f64 {
+    d.as_secs_f64() * 1e3
+}
+
+fn per_second(n: u64, d: std::time::Duration) -> f64 {
+    if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() }
+}

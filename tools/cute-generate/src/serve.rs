@@ -1,0 +1,231 @@
+//! Feeds the engine and writes what comes out, in the order of the requests.
+
+use crate::args::Args;
+use crate::output;
+use anyhow::{Context, anyhow};
+use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
+use cute_engine::backend::Cpu;
+use cute_engine::{Engine, EngineConfig, Event, Request};
+use cute_records::digest::sha256_ids;
+use cute_records::{Completion, Count, FinishReason, Pool, Prompt, Record, Writer, answer};
+use indicatif::ProgressBar;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+/// An engine and what belongs to it.
+pub struct Server<'a> {
+    args: &'a Args,
+    engine: Engine<Cpu>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<ChatTemplate>,
+    weight_bytes: u64,
+    bar: ProgressBar,
+    requests: u64,
+    errors: u64,
+}
+
+/// What a completion says of its prompt, known before the reply.
+struct Ticket {
+    id: String,
+    run: u64,
+    index: u64,
+    prompt_sha256: String,
+    prompt_tokens: u64,
+    gold: Option<String>,
+}
+
+impl<'a> Server<'a> {
+    /// Loads the model and says on stderr what is out of the ordinary.
+    pub fn start(
+        args: &'a Args,
+        checkpoint: &Checkpoint,
+        tokenizer: Option<Arc<Tokenizer>>,
+        template: Option<ChatTemplate>,
+        config: EngineConfig,
+    ) -> anyhow::Result<Self> {
+        if let Some(fault) = config.fault {
+            let _ = writeln!(std::io::stderr(), "cute-generate: FAULT INJECTED: {fault}: this run is broken on purpose");
+        }
+        let bar = cute_cli::progress(0, "generating");
+        let log_bar = bar.clone();
+        let log = Box::new(move |line: &str| log_line(&log_bar, line));
+        let cpu = Cpu { fault: config.fault, ..Cpu::default() };
+        Ok(Server {
+            args,
+            engine: Engine::new(cpu, checkpoint, tokenizer.clone(), config, log)?,
+            tokenizer,
+            template,
+            weight_bytes: checkpoint.weight_bytes(),
+            bar,
+            requests: 0,
+            errors: 0,
+        })
+    }
+
+    /// What the device is called.
+    pub fn device(&self) -> String {
+        self.engine.device()
+    }
+    /// Geometry of the KV pool.
+    pub fn pool(&self) -> Pool {
+        self.engine.pool_record()
+    }
+
+    /// Runs the prompt set `--runs` times. Returns how many prompts could not be made into requests.
+    pub fn run(&mut self, prompts: &[Prompt], out: &mut Writer<'_>) -> anyhow::Result<u64> {
+        let total = prompts.len() as u64 * self.args.runs;
+        self.bar.set_length(total);
+        let mut tickets = BTreeMap::new();
+        let mut done: BTreeMap<u64, Completion> = BTreeMap::new();
+        let (mut next, mut written, mut bad) = (0, 0, 0);
+        while written < total {
+            while next < total && self.engine.scheduler().waiting() < self.args.max_num_seqs {
+                let (run, index) = (next / prompts.len() as u64, next % prompts.len() as u64);
+                let (ticket, admitted) = self.submit(&prompts[index as usize], run, index, next);
+                if let Err(e) = admitted {
+                    log_line(&self.bar, &format!("cute-generate: {e:#}"));
+                    bad += 1;
+                    done.insert(next, output::refused(&ticket_base(&ticket, next), &e));
+                } else {
+                    tickets.insert(next, ticket);
+                }
+                next += 1;
+            }
+            let mut failure = None;
+            let worked = self.engine.step(&mut |event| match event {
+                Event::State(state) => {
+                    if let Err(e) = out.write(&Record::State(state)) {
+                        failure.get_or_insert(e);
+                    }
+                }
+                Event::Finished(reply) => {
+                    let ordinal = reply.request.ordinal;
+                    if let Some(ticket) = tickets.remove(&ordinal) {
+                        done.insert(ordinal, output::completion(&ticket_base(&ticket, ordinal), *reply, self.args));
+                    }
+                }
+            })?;
+            if let Some(e) = failure {
+                return Err(e.into());
+            }
+            let before = written;
+            while let Some(completion) = done.remove(&written) {
+                self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
+                out.write(&Record::Completion(completion))?;
+                written += 1;
+                self.bar.inc(1);
+            }
+            if !worked && written == before && written < total {
+                return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
+            }
+        }
+        self.requests = total;
+        self.bar.finish_and_clear();
+        Ok(bad)
+    }
+
+    /// Tokenises a prompt and queues it.
+    fn submit(&mut self, prompt: &Prompt, run: u64, index: u64, ordinal: u64) -> (Ticket, anyhow::Result<()>) {
+        let id = prompt.id.clone().unwrap_or_else(|| index.to_string());
+        let worked = prompt.answer.as_deref();
+        let gold = prompt.gold.as_deref().or(worked);
+        let mut ticket = Ticket {
+            gold: gold.and_then(|g| answer::gold(g).or_else(|| answer::normalise(g))),
+            prompt_sha256: sha256_ids(&[]),
+            prompt_tokens: 0,
+            id: id.clone(),
+            run,
+            index,
+        };
+        let tokens = match self.tokens(prompt) {
+            Ok(tokens) => tokens,
+            Err(e) => return (ticket, Err(e.context(format!("request {id}")))),
+        };
+        ticket.prompt_sha256 = sha256_ids(&tokens);
+        ticket.prompt_tokens = tokens.len() as u64;
+        let params = self.args.sampling(index, &prompt.sampling);
+        if !params.stop.is_empty() && self.tokenizer.is_none() {
+            return (ticket, Err(anyhow!("request {id}: stop strings need a tokenizer.json, the model has none")));
+        }
+        let queued = self.engine.add(Request { id, ordinal, prompt: tokens, params });
+        (ticket, queued.map_err(Into::into))
+    }
+
+    fn tokens(&self, prompt: &Prompt) -> anyhow::Result<Vec<u32>> {
+        if let Some(ids) = &prompt.prompt_token_ids {
+            return Ok(ids.clone());
+        }
+        let tokenizer = self.tokenizer.as_ref().context("the model has no tokenizer.json: expected prompt_token_ids")?;
+        let text = match (&prompt.messages, &prompt.prompt, &prompt.question) {
+            (Some(messages), ..) => self.render(messages)?,
+            (_, Some(text), _) if self.args.chat => self.render(&[json!({"role": "user", "content": text})])?,
+            (_, Some(text), _) => text.clone(),
+            (.., Some(question)) if self.args.chat => self.render(&[json!({"role": "user", "content": question})])?,
+            (.., Some(question)) => self.args.question_template.replace("{question}", question),
+            _ => String::new(),
+        };
+        Ok(tokenizer.encode(&text)?)
+    }
+
+    fn render(&self, messages: &[serde_json::Value]) -> anyhow::Result<String> {
+        let template = self.template.as_ref().context("the model has no chat template: expected prompt or question")?;
+        Ok(template.render(messages, true)?)
+    }
+
+    /// Writes the `timing` records, and one line for people.
+    pub fn report(&self, out: &mut Writer<'_>) -> anyhow::Result<()> {
+        let totals = self.engine.totals();
+        for timing in output::timings(&totals, self.weight_bytes) {
+            out.write(&Record::Timing(timing))?;
+        }
+        log_line(&self.bar, &output::summary(self.requests, self.errors, &totals, self.weight_bytes));
+        Ok(())
+    }
+
+    /// What stands in the `end` record.
+    pub fn counters(&self) -> Count {
+        let s = self.engine.scheduler();
+        let (launches, resets) = self.engine.launches();
+        let totals = self.engine.totals();
+        [
+            ("requests", self.requests),
+            ("errors", self.errors),
+            ("steps", totals.steps),
+            ("slots_acquired", s.slots.acquired),
+            ("slots_released", s.slots.released),
+            ("slots_free", s.slots.free() as u64),
+            ("slots_recycled", totals.recycles),
+            ("pages_acquired", s.pages.acquired),
+            ("pages_released", s.pages.released),
+            ("pages_free", s.pages.free() as u64),
+            ("fused_launches", launches),
+            ("workspace_resets", resets),
+        ]
+        .map(|(name, n)| (name.to_owned(), n))
+        .into()
+    }
+}
+
+fn ticket_base(t: &Ticket, ordinal: u64) -> Completion {
+    Completion {
+        id: t.id.clone(),
+        run: t.run,
+        index: t.index,
+        ordinal,
+        prompt_tokens: Some(t.prompt_tokens),
+        prompt_sha256: Some(t.prompt_sha256.clone()),
+        gold: t.gold.clone(),
+        ..Completion::default()
+    }
+}
+
+/// A line on stderr that does not tear the progress bar. A closed stderr is no reason to stop.
+fn log_line(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    } else {
+        bar.println(line);
+    }
+}
