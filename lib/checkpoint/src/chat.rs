@@ -75,6 +75,7 @@ impl ChatTemplate {
         environment.set_formatter(python::format);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
+        environment.add_filter("string", python::string);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| time::strftime(SystemTime::now(), &format));
         environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(|e| fail(&e))?;

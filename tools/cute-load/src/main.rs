@@ -131,11 +131,12 @@ fn refused(
     error: &anyhow::Error,
     out: &mut Writer<'_>,
 ) -> anyhow::Result<Exit> {
-    let differences = recorded
-        .filter(|_| args.dir.is_dir())
-        .map(|r| directory_differences(&args.dir, r))
-        .transpose()?
-        .unwrap_or_default();
+    let differences = match recorded {
+        Some(recorded) if error.is::<cute_checkpoint::Error>() && args.dir.is_dir() => {
+            directory_differences(&args.dir, recorded)?
+        }
+        _ => Vec::new(),
+    };
     let findings: Vec<Finding> = differences.into_iter().map(difference).collect();
     out.write(&Record::Run(config.run()))?;
     report(&findings, out)?;

@@ -164,18 +164,64 @@ fn float(x: f64, [nan, inf, neg_inf]: [&str; 3]) -> String {
     }
 }
 
-/// Prints an expression as Python's `str` would: `True`, `None`, `1e+20`.
+/// Prints an expression as Python's `str` would.
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    let text = match value.kind() {
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
-        ValueKind::None => "None".to_owned(),
-        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
-            Ok(x) => float(x, ["nan", "inf", "-inf"]),
-            Err(_) => return minijinja::escape_formatter(out, state, value),
-        },
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(&text).map_err(Error::from)
+    match has_floats(value, 0) {
+        true => out.write_str(&text(value)).map_err(Error::from),
+        false => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// The `string` filter: Python's `str`.
+pub(super) fn string(value: &Value) -> Value {
+    if value.as_str().is_some() { value.clone() } else { Value::from(text(value)) }
+}
+
+/// Python's `str`. minijinja writes values as Python does, except for the exponents of floats.
+fn text(value: &Value) -> String {
+    let items = |open: &str, close: &str, items: Vec<String>| format!("{open}{}{close}", items.join(", "));
+    match value.kind() {
+        _ if !has_floats(value, 0) => value.to_string(),
+        ValueKind::Number => float_text(value),
+        ValueKind::Seq => {
+            let list: Vec<String> = value.try_iter().into_iter().flatten().map(|v| repr(&v)).collect();
+            match value.is_tuple() {
+                true if list.len() == 1 => format!("({},)", list[0]),
+                true => items("(", ")", list),
+                false => items("[", "]", list),
+            }
+        }
+        ValueKind::Map => {
+            let pair = |k: Value| format!("{}: {}", repr(&k), repr(&value.get_item(&k).unwrap_or_default()));
+            items("{", "}", value.try_iter().into_iter().flatten().map(pair).collect())
+        }
+        _ => value.to_string(),
+    }
+}
+
+/// Python's `repr`: what stands inside a printed list.
+fn repr(value: &Value) -> String {
+    if has_floats(value, 0) {
+        return text(value);
+    }
+    let list = Value::from(vec![value.clone()]).to_string();
+    list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(&list).to_owned()
+}
+
+/// Deeper values than a template is ever given are left to minijinja.
+fn has_floats(value: &Value, depth: usize) -> bool {
+    let inner = |v: &Value| has_floats(v, depth + 1);
+    let entry = |k: Value| inner(&k) || value.get_item(&k).is_ok_and(|v| inner(&v));
+    match value.kind() {
+        ValueKind::Number => !value.is_integer(),
+        ValueKind::Seq if depth < 100 => value.try_iter().is_ok_and(|mut items| items.any(|v| inner(&v))),
+        ValueKind::Map if depth < 100 => value.try_iter().is_ok_and(|mut keys| keys.any(entry)),
+        _ => false,
+    }
+}
+
+fn float_text(value: &Value) -> String {
+    f64::try_from(value.clone()).map_or_else(|_| value.to_string(), |x| float(x, ["nan", "inf", "-inf"]))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Tensors that do not match the config, shards that do not match their index.
 
-use crate::tiny::{AS_WRITTEN, INDEX, NOTHING, Raw, SHARD_1, SHARD_2, Tiny, check, edit_index};
+use crate::tiny::{AS_WRITTEN, INDEX, Raw, SHARD_1, SHARD_2, Tiny, check, edit_index};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::fs;
@@ -113,7 +113,7 @@ fn shards_and_index_that_disagree_are_refused() {
     );
     check(
         SHARDED,
-        |d| drop(fs::copy(d.join(SHARD_2), d.join(SHARD_1)).unwrap()),
+        |d| _ = fs::copy(d.join(SHARD_2), d.join(SHARD_1)).unwrap(),
         "tensor model.layers.1.input_layernorm.weight stands twice: in DIR/model-00001-of-00002.safetensors and in DIR/model-00002-of-00002.safetensors",
     );
     check(
@@ -151,7 +151,7 @@ fn shards_and_index_that_disagree_are_refused() {
     );
     check(
         SHARDED,
-        |d| drop(fs::copy(d.join(SHARD_1), d.join("model.safetensors")).unwrap()),
+        |d| _ = fs::copy(d.join(SHARD_1), d.join("model.safetensors")).unwrap(),
         "DIR/model.safetensors.index.json: no tensor is said to be in model.safetensors, which stands beside it",
     );
     check(

@@ -1,5 +1,5 @@
-//! Chat templates: what transformers adds to Jinja, and how Python writes values. Expected texts were made by
-//! transformers' own rules: `json.dumps`, `str`, trimmed blocks.
+//! Chat templates: what transformers adds to Jinja, how refusals read, where templates are found. Whether
+//! renders are Jinja2's, `rendered.rs` asks.
 
 use cute_checkpoint::{ChatTemplate, Error};
 use serde_json::{Map, Value, json};

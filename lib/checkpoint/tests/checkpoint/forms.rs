@@ -172,12 +172,10 @@ fn a_file_cut_off_after_opening_is_an_error_not_a_crash() {
 
 #[test]
 fn digests_are_those_of_the_files_and_progress_counts_their_bytes() {
-    let mut tiny = Tiny::default();
-    tiny.generation = Some(json!({}));
-    tiny.second_shard = vec!["model.layers.0"];
+    let tiny = Tiny { generation: Some(json!({})), second_shard: vec!["model.layers.0"], ..Tiny::default() };
     let (dir, c) = open(&tiny);
     let seen = std::sync::atomic::AtomicU64::new(0);
-    let files = c.digest(|n| drop(seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed))).unwrap();
+    let files = c.digest(|n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed)).unwrap();
     let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
     assert_eq!(
         names,

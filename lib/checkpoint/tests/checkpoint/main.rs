@@ -7,5 +7,6 @@ mod chat;
 mod forms;
 mod golden;
 mod hostile;
+mod rendered;
 mod tiny;
 mod trained;
