@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use cute_cli::{Config, Exit};
 use cute_evidence::checks::pipe::Outlet;
-use cute_evidence::checks::{self, Case, EVIDENCE_MISSING, Expectations, Layers};
+use cute_evidence::checks::{self, Case, Expectations, Layers, is_gap};
 use cute_evidence::{explain, report};
 use cute_records::{End, Finding, Record, Severity};
 use std::io::Write;
@@ -104,12 +104,11 @@ fn audit(args: Args, config: Config) -> anyhow::Result<Exit> {
 
 /// Trouble before violation before missing evidence.
 fn exit(findings: &[Finding], trouble: usize) -> Exit {
-    let missing = |f: &Finding| EVIDENCE_MISSING.contains(&f.check.as_str());
     if trouble > 0 {
         Exit::Trouble
-    } else if findings.iter().any(|f| f.severity == Severity::Error) {
+    } else if findings.iter().any(|f| f.severity == Severity::Error && !is_gap(f)) {
         Exit::Fail
-    } else if findings.iter().any(missing) {
+    } else if findings.iter().any(is_gap) {
         Exit::Inconclusive
     } else {
         Exit::Pass

@@ -34,10 +34,19 @@ pub const EVIDENCE_MISSING: &[&str] = &[
     "lines_unreadable",
     "no_dispatch_records",
     "no_completions",
-    "runs_missing",
-    "rows_missing",
-    "rows_duplicated",
+    "missing_run",
+    "missing_rows",
+    "duplicate_row",
+    "no_rows",
+    "file_cut_off",
+    "unreadable_file",
+    "not_ready",
 ];
+
+/// True for a finding that says evidence is missing, rather than that something is wrong.
+pub fn is_gap(f: &Finding) -> bool {
+    EVIDENCE_MISSING.contains(&f.check.as_str())
+}
 
 /// Builds a finding; the rest is filled in by [`FindingExt`].
 pub fn finding(check: &str, severity: Severity, message: impl Into<String>) -> Finding {

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Looks for gaps in a case.
 pub fn check(case: &Case) -> Vec<Finding> {
     let mut out = broken(case);
-    for leg in case.with_completions() {
+    // Rows of result files were counted where they were read.
+    let streamed = |l: &&Leg| l.completions.iter().any(|c| c.source.is_none());
+    for leg in case.with_completions().filter(streamed) {
         out.extend(rows(leg));
     }
     out
@@ -38,13 +40,13 @@ fn rows(leg: &Leg) -> Vec<Finding> {
     }
     let mut out = Vec::new();
     // What every graded run should hold is what any of them held; ungraded single requests set no measure.
-    let size = leg.questions();
+    let size = leg.completions.iter().filter(|c| c.correct.is_some()).map(|c| c.index + 1).max().unwrap_or(0);
     for (run, rows) in &by_run {
         let twice: Vec<u64> = rows.iter().filter(|(_, n)| **n > 1).map(|(i, _)| *i).collect();
         if !twice.is_empty() {
             let message =
                 format!("{}: run {run}: index {} stands there more than once", leg.title(), ranges(twice));
-            out.push(finding("rows_duplicated", Severity::Warning, message).with("run", *run));
+            out.push(finding("duplicate_row", Severity::Warning, message).with("run", *run));
         }
         let highest = rows.keys().next_back().map_or(0, |i| i + 1);
         let expect = if graded(leg, *run) { size } else { highest };
@@ -56,14 +58,14 @@ fn rows(leg: &Leg) -> Vec<Finding> {
                 missing.len(),
                 ranges(missing)
             );
-            out.push(finding("rows_missing", Severity::Warning, message).with("run", *run));
+            out.push(finding("missing_rows", Severity::Warning, message).with("run", *run));
         }
     }
     let last = by_run.keys().next_back().copied().unwrap_or(0);
     let gone: Vec<u64> = (0..=last).filter(|r| !by_run.contains_key(r)).collect();
     if !gone.is_empty() {
         let message = format!("{}: run {} of {} is missing", leg.title(), ranges(gone), last + 1);
-        out.push(finding("runs_missing", Severity::Warning, message));
+        out.push(finding("missing_run", Severity::Warning, message));
     }
     out
 }

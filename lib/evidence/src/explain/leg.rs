@@ -53,8 +53,11 @@ pub fn explain(leg: &Leg) -> LegExplained {
             Some(p) => {
                 let known = p.known();
                 let widths = hypotheses::widths(&r.geometry, p.witnessed);
-                scores.extend(widths.into_iter().map(|w| hypotheses::overflow(w, &r.geometry, &known, &targets)));
-                scores.extend(hypotheses::of_blocks(&known, &targets));
+                let mut of_pool: Vec<Score> =
+                    widths.into_iter().map(|w| hypotheses::overflow(w, &r.geometry, &known, &targets)).collect();
+                of_pool.extend(hypotheses::of_blocks(&known, &targets));
+                of_pool.iter_mut().for_each(|s| s.free += p.chosen);
+                scores.extend(of_pool);
                 drop(known);
                 played = Some(p);
             }
@@ -148,11 +151,13 @@ impl Facts<'_> {
         } else {
             format!("; not explained: {} ({})", unexplained.len(), ranges(unexplained.iter().copied()))
         };
+        let lost = self.played.map_or(0, |p| self.targets.len() - p.placed());
+        let lost = if lost > 0 { format!("; {lost} result(s) have no certain place among the served requests") } else { String::new() };
         let unsure = match self.requests.and_then(Requests::ambiguous_from) {
             Some(n) => format!("; requests overlap from {n} on, where the order of blocks is not certain"),
             None => String::new(),
         };
-        format!("{of}{}: {} of {labels} labels explained{rival}; {}{rest}{unsure}", s.id, s.explained, s.says)
+        format!("{of}{}: {} of {labels} labels explained{rival}; {}{rest}{lost}{unsure}", s.id, s.explained, s.says)
     }
 }
 

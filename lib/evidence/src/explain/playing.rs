@@ -23,6 +23,8 @@ pub struct Played {
     pub how: String,
     /// true when the replies themselves name their blocks
     pub witnessed: bool,
+    /// values chosen by looking at the labels: the number of warm-up requests, when no log says it
+    pub chosen: u32,
 }
 
 impl Played {
@@ -48,13 +50,13 @@ pub fn play(r: &Requests<'_>, targets: &[Target]) -> Option<Played> {
     if !r.rows.is_empty() && r.rows.iter().all(|c| c.kv_pages.is_some()) {
         return Some(witnessed(r));
     }
-    let guesses: Vec<usize> = if r.matched == Matched::NoLog { vec![0, 1, 2, 3] } else { vec![0] };
+    let guesses: Vec<usize> = if r.guessed() { vec![0, 1, 2, 3] } else { vec![0] };
     let tried: Vec<(u64, Played)> = guesses
         .iter()
         .filter_map(|front| {
             let shifted = r.shifted(*front);
             let mut played = replay(&shifted)?;
-            if r.matched == Matched::NoLog {
+            if r.guessed() {
                 played.warmup = Some(*front);
             }
             let score = hypotheses::overflow(Width::I32, &r.geometry, &played.known(), targets);
@@ -73,8 +75,8 @@ pub fn play(r: &Requests<'_>, targets: &[Target]) -> Option<Played> {
             played.placed(),
             r.rows.len()
         ),
-        Matched::NoLog => format!("the number of warm-up requests is not known; of 0 to 3, {} fit(s) best", fits.join(", ")),
-        Matched::Unmatched => "the log answered fewer requests than there are results".to_owned(),
+        Matched::NoLog => format!("no log says how many requests came before the first result; of 0 to 3, {} fit(s) best", fits.join(", ")),
+        Matched::Shorter => format!("the log ends before the last result; of 0 to 3 requests before the first one, {} fit(s) best", fits.join(", ")),
     };
     Some(played)
 }
@@ -98,7 +100,7 @@ fn replay(r: &Requests<'_>) -> Option<Played> {
         Matched::Counted(n) => Some(n),
         _ => None,
     };
-    Some(Played { warmup, requests: r.sequence.len(), of_row, taken: before, unsure, how: String::new(), witnessed: false })
+    Some(Played { warmup, requests: r.sequence.len(), of_row, taken: before, unsure, how: String::new(), witnessed: false, chosen: u32::from(r.guessed()) })
 }
 
 /// Blocks of every served request and how many had been handed out before it.
@@ -133,5 +135,5 @@ fn witnessed(r: &Requests<'_>) -> Played {
     }
     let taken = vec![None; of_row.len()];
     let how = "the replies name the pages they held".to_owned();
-    Played { warmup: Some(0), requests: of_row.len(), of_row, taken, unsure: BTreeSet::new(), how, witnessed: true }
+    Played { warmup: Some(0), requests: of_row.len(), of_row, taken, unsure: BTreeSet::new(), how, witnessed: true, chosen: 0 }
 }

@@ -76,8 +76,8 @@ pub enum Matched {
     ByDuration,
     /// the log says nothing about requests
     NoLog,
-    /// the log answered fewer or other requests than there are results
-    Unmatched,
+    /// the log answered fewer requests than there are results: it ends early, and is not used
+    Shorter,
 }
 
 /// The requests of one leg on one boot.
@@ -110,13 +110,21 @@ impl<'a> Requests<'a> {
     pub fn of(leg: &'a Leg, boot: &Boot<'_>, geometry: Geometry) -> Self {
         let rows: Vec<&Completion> = leg.completions.iter().collect();
         let served = gauge::read(&boot.events, Some(&geometry));
-        let surplus = served.len().checked_sub(rows.len());
-        let (matched, at) = match surplus {
-            _ if served.is_empty() => (Matched::NoLog, (0..rows.len()).map(Some).collect()),
-            Some(n) if n <= MOST_WARMUP => (Matched::Counted(n), (0..rows.len()).map(|i| Some(i + n)).collect()),
-            Some(_) => (Matched::ByDuration, placing::place(&rows, &served)),
-            None => (Matched::Unmatched, vec![None; rows.len()]),
+        // Ordinals leave room for results that are known to be missing.
+        let expected = rows.iter().map(|c| c.ordinal as usize + 1).max().unwrap_or(0);
+        // Ordinals that leave a thousand times more room than there are results are no order of requests.
+        let wild = expected > 1000 * rows.len() + 1000;
+        let by_ordinal = |n: usize| {
+            let at = |(i, c): (usize, &&Completion)| Some(n + if wild { i } else { c.ordinal as usize });
+            rows.iter().enumerate().map(at).collect()
         };
+        let (matched, at) = match served.len().checked_sub(expected) {
+            _ if served.is_empty() => (Matched::NoLog, by_ordinal(0)),
+            Some(n) if n <= MOST_WARMUP => (Matched::Counted(n), by_ordinal(n)),
+            Some(_) => (Matched::ByDuration, between(&rows, placing::place(&rows, &served))),
+            None => (Matched::Shorter, by_ordinal(0)),
+        };
+        let served = if matched == Matched::Shorter { Vec::new() } else { served };
         let mut requests = Requests { geometry, rows, matched, sequence: Vec::new(), basis: Vec::new(), running: Vec::new(), at };
         requests.fill(&served);
         requests
@@ -136,6 +144,11 @@ impl<'a> Requests<'a> {
             self.basis.push(basis);
             self.running.push(served.get(i).map_or(0, |s| s.running));
         }
+    }
+
+    /// True when the number of requests before the first result must be guessed.
+    pub fn guessed(&self) -> bool {
+        matches!(self.matched, Matched::NoLog | Matched::Shorter)
     }
 
     /// The sequence with so many unknown requests in front, for logs that say nothing about warm-up.
@@ -165,6 +178,24 @@ impl<'a> Requests<'a> {
         let row = self.at.iter().position(|at| at.is_some_and(|at| at >= first))?;
         Some(self.rows[row].ordinal)
     }
+}
+
+/// Results without a place of their own, where the results around them leave no choice: both neighbours stand at
+/// the same distance from their ordinals.
+fn between(rows: &[&Completion], mut at: Vec<Option<usize>>) -> Vec<Option<usize>> {
+    let distance = |i: usize, at: &[Option<usize>]| at[i].and_then(|p| p.checked_sub(rows[i].ordinal as usize));
+    for i in 0..rows.len() {
+        if at[i].is_none() {
+            let before = (0..i).rev().find_map(|j| distance(j, &at));
+            let after = (i + 1..rows.len()).find_map(|j| distance(j, &at));
+            if let (Some(a), Some(b)) = (before, after)
+                && a == b
+            {
+                at[i] = Some(rows[i].ordinal as usize + a);
+            }
+        }
+    }
+    at
 }
 
 fn demand(row: Option<&Completion>, seen: Option<&Served>, g: &Geometry) -> (Demand, Basis) {

@@ -2,7 +2,7 @@
 
 use super::figures::{self, quantile};
 use super::{Ask, Settings, Subject, Threshold};
-use crate::checks::Case;
+use crate::checks::{Case, is_gap};
 use crate::detect::Label;
 use crate::stats::power::percent;
 use cute_records::{Gate, Outcome, RunScore, Severity};
@@ -246,7 +246,8 @@ fn findings(case: &Case, severity: Severity) -> Reading {
         return Missing("there was nothing to audit: no completion and no dispatch record".to_owned());
     }
     let mut by_check: std::collections::BTreeMap<&str, u64> = Default::default();
-    for f in case.findings.iter().filter(|f| f.severity == severity) {
+    // What is missing has gates of its own: a gap is no failure, and no pass.
+    for f in case.findings.iter().filter(|f| f.severity == severity && !is_gap(f)) {
         *by_check.entry(f.check.as_str()).or_default() += 1;
     }
     let value: u64 = by_check.values().sum();
