@@ -2,13 +2,14 @@
 
 use super::json::Node;
 use super::rows::{Notes, Part, Row, Source, ms, need, short};
-use cute_records::{Completion, FinishReason};
+use super::sharegpt::figures;
+use cute_records::{Completion, FinishReason, Record};
 
 /// Characters of a reply the file keeps: a shorter tail is the whole reply.
 const TAIL: usize = 200;
 
-/// Reads a `gsm8k.json`.
-pub(crate) fn read(source: &Source, notes: &mut Notes) -> Part {
+/// Reads a `gsm8k.json`; what it states about itself becomes an `evaluation` event.
+pub(crate) fn read(source: &Source, notes: &mut Notes) -> (Part, Vec<Record>) {
     let doc = source.document().members();
     let mut part = Part { file: source.name.clone(), ..Part::default() };
     let mut head = Row(serde_json::Map::new());
@@ -60,7 +61,8 @@ pub(crate) fn read(source: &Source, notes: &mut Notes) -> Part {
     check_accuracy(&head, &part, notes);
     part.check_rows(notes);
     part.check_totals(notes);
-    part
+    let stated = figures(source, "evaluation", head.0.into_iter().collect());
+    (part, vec![stated])
 }
 
 /// The list behind `"results":` in a document that is not complete.

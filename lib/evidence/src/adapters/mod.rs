@@ -19,6 +19,7 @@ mod sniff;
 mod verdict;
 
 pub use arms::{Arm, Rules, parse as parse_arms};
+pub(crate) use leg::leg_name;
 
 use cute_records::{Completion, Finding, Record};
 use std::path::{Path, PathBuf};
@@ -195,7 +196,10 @@ pub(crate) fn read_file(path: &Path, alone: bool) -> Result<Option<FileRead>, Er
     let source = rows::Source::open(path)?;
     let (source, notes) = (&source, &mut out.notes);
     match kind {
-        Kind::Gsm8k => out.part = Some(gsm8k::read(source, notes)),
+        Kind::Gsm8k => {
+            let (part, records) = gsm8k::read(source, notes);
+            (out.part, out.records) = (Some(part), records);
+        }
         Kind::EvalLog => out.part = Some(gsm8k::read_log(source, notes)),
         Kind::PerQuestion => out.part = Some(perq::read(source, notes)),
         Kind::ShareGpt => out.part = Some(sharegpt::read(source, notes)),
