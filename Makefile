@@ -1,0 +1,37 @@
+# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html
+# make test      all tests
+# make faults    three faults tell their stories, each caught
+# make incident  the diagnosis of the incident, replayed from its facts
+# make bench     tokens a second on this machine, with intervals
+# make lint      formatting and clippy, as CI runs them
+
+CARGO ?= cargo
+export PATH := $(CURDIR)/target/release:$(PATH)
+
+.PHONY: build demo test faults incident bench lint clean
+
+build:
+	$(CARGO) build --release --workspace --bins
+
+demo: build
+	bash examples/pipeline.sh
+
+test:
+	$(CARGO) test --workspace
+
+faults: build
+	bash examples/faults.sh
+
+incident: build
+	bash examples/incident/replay.sh
+
+bench:
+	$(CARGO) bench -p cute-engine --bench decode
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean:
+	$(CARGO) clean
+	rm -rf out
