@@ -82,7 +82,7 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, tokens, file: file.to_owned(), source })
     }
 
-    /// Renders messages; `add_generation_prompt` appends the head of the assistant's reply.
+    /// Renders messages; `add_generation_prompt` appends the head of the reply.
     ///
     /// # Errors
     /// When the template refuses the messages (`raise_exception`) or fails.
@@ -178,7 +178,7 @@ fn tojson(value: &Jinja, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<S
     python::dumps(value, &style)
 }
 
-/// `{% generation %}` marks the assistant's text for training; for rendering it is a block that is always
+/// `{% generation %}` marks replies for training; for rendering it is a block that is always
 /// taken.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());

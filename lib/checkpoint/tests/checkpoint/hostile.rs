@@ -29,6 +29,11 @@ fn key() -> impl Strategy<Value = String> {
     prop::sample::select(keys.into_iter().chain(more.map(str::to_owned)).collect::<Vec<_>>())
 }
 
+/// Any token of the trained tokenizer, and often one that is a single byte of a longer character.
+fn token() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..800, prop::sample::select(vec![127u32, 120, 172, 224, 247, 253])]
+}
+
 /// Opens, and if that works reads everything.
 fn exercise(dir: &std::path::Path) -> bool {
     let Ok(c) = Checkpoint::open(dir) else { return false };
@@ -104,5 +109,38 @@ proptest! {
         if let Ok(Some(template)) = ChatTemplate::open(dir.path()) {
             let _ = template.render(&[json!({"role": "user", "content": "x"})], true);
         }
+    }
+
+    #[test]
+    fn a_damaged_index_never_panics(edits in prop::collection::vec((0usize..1500, any::<u8>()), 1..6)) {
+        let tiny = Tiny { second_shard: vec!["model.layers.1"], ..Tiny::default() };
+        let dir = tiny.write();
+        let path = dir.path().join(crate::tiny::INDEX);
+        let mut index = std::fs::read(&path).unwrap();
+        for (at, byte) in edits {
+            index[at] = byte;
+        }
+        std::fs::write(&path, index).unwrap();
+        exercise(dir.path());
+    }
+
+    #[test]
+    fn any_ids_stream_to_what_decode_gives(ids in prop::collection::vec(token(), 0..200), runs in 0usize..300) {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/tiny-hybrid");
+        let Some(tokenizer) = Tokenizer::open(&dir).unwrap() else {
+            eprintln!("skipped: no tokenizer at {}", dir.display());
+            return Ok(());
+        };
+        // Between them a long run of one token, often half a character that is never completed.
+        let (head, tail) = ids.split_at(ids.len() / 2);
+        let middle = std::iter::repeat_n(ids.first().copied().unwrap_or(172), runs);
+        let all: Vec<u32> = head.iter().copied().chain(middle).chain(tail.iter().copied()).collect();
+        let mut stream = tokenizer.stream();
+        let mut text = String::new();
+        for &id in &all {
+            text += &stream.push(id).unwrap();
+        }
+        text += &stream.finish().unwrap();
+        prop_assert_eq!(text, tokenizer.decode(&all).unwrap());
     }
 }
