@@ -9,6 +9,7 @@ atomics are.
     python3 train.py                  # everything, into the script's own directory (one GPU, a few minutes)
     python3 train.py --data-only      # tokenizer, templates and arith-50.jsonl; needs no GPU and no torch
     python3 train.py --eval-only      # grade the exported checkpoint again
+    python3 train.py --init DIR       # go on from a checkpoint that was made with --metrics DIR/metrics.json
 
 Needs tokenizers; for more than --data-only also torch >= 2.6 and transformers >= 5.17.
 
@@ -588,8 +589,9 @@ BUCKETS = (128, 192)  # multiples of the delta rule's chunk of 64; one sample in
 class Steps:
     """Training step -> micro-batches [(ids i64 [rows, L], weights f32 [rows, L])], a pure function of (seed, step)."""
 
-    def __init__(self, tokenizer_json, seed, batch, steps, question_weight):
+    def __init__(self, tokenizer_json, seed, batch, steps, question_weight, first=0):
         self.path, self.seed, self.batch, self.steps, self.qw = tokenizer_json, seed, batch, steps, question_weight
+        self.first = first  # sample number of the first step
         self.tok = None
 
     def __len__(self):
@@ -602,7 +604,7 @@ class Steps:
         if self.tok is None:
             self.tok = Tokenizer.from_file(str(self.path))
         rows = {}
-        for i in range(step * self.batch, (step + 1) * self.batch):
+        for i in range(self.first + step * self.batch, self.first + (step + 1) * self.batch):
             prompt, completion = sample(self.seed, i)
             p, c = self.tok.encode(prompt).ids, self.tok.encode(completion).ids
             length = next((b for b in BUCKETS if b >= len(p) + len(c)), None)
@@ -655,19 +657,20 @@ def make_config(vocab_size, eos):
     )
 
 
-def slow_decay(model):
-    """A in 0.5..2 and dt log-uniform in 1e-4..1e-2: half-lives from tens to thousands of tokens.
+def set_decay(model, a_range, dt_range):
+    """A uniform in a_range and dt log-uniform in dt_range: a head starts with a half-life of log(2) / (A dt) tokens.
 
-    The default initialisation forgets within a few tokens and so forgives any recycled state; these heads remember.
+    The library's own initialisation forgets within a few tokens and so forgives any recycled slot, garbage too. Heads that
+    remember for thousands of tokens make garbage a collapse; --carry then teaches them to forgive what a request leaves.
     """
     import torch
 
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("A_log"):
-                p.copy_(torch.empty(p.shape).uniform_(0.5, 2.0).log())
+                p.copy_(torch.empty(p.shape).uniform_(*a_range).log())
             elif name.endswith("dt_bias"):
-                dt = torch.empty(p.shape).uniform_(math.log(1e-4), math.log(1e-2)).exp()
+                dt = torch.empty(p.shape).uniform_(*map(math.log, dt_range)).exp()
                 p.copy_(torch.log(torch.expm1(dt)))
 
 
@@ -683,6 +686,64 @@ def half_lives(model):
     return sorted(out)
 
 
+def cache_from(model, states):
+    """An empty cache but for the Gated DeltaNet slots: states[i] is what layer i starts from, (recurrent, conv)."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    for i, (s, conv) in states.items():
+        layer = cache.layers[i]
+        layer.lazy_initialization(conv_states=conv, recurrent_states=s)
+        layer.conv_states[0].copy_(conv)
+        layer.recurrent_states[0].copy_(s)
+        layer.has_previous_state[0] = True
+    return cache
+
+
+def zero_states(model, rows):
+    """What cache_from takes, all zero."""
+    import torch
+
+    out = {}
+    for i, kind in enumerate(model.config.layer_types):
+        if kind == "linear_attention":
+            gdn = model.model.layers[i].linear_attn
+            s = torch.zeros(rows, gdn.num_v_heads, gdn.head_k_dim, gdn.head_v_dim, device=model.device)
+            out[i] = s, torch.zeros(rows, gdn.conv_dim, gdn.conv_kernel_size, device=model.device)
+    return out
+
+
+def states_of(cache, states):
+    """What the slots hold now; `states` names the layers."""
+    return {i: (cache.layers[i].recurrent_states[0].clone(), cache.layers[i].conv_states[0].clone()) for i in states}
+
+
+def stale_cache(model, ids, weights, left, carry):
+    """A cache for these rows in which the first `carry` of them start from a slot that others have used.
+
+    The last rows of the batch run first, from the slots in `left` as they are, and leave them to the first rows and to
+    the next call. Padded in front, because a slot is left at the end of a text.
+    """
+    import torch
+
+    n = int(carry * len(ids))
+    width = ids.shape[1]
+    before = width - (weights[-n:] > 0).sum(1, keepdim=True)
+    at = torch.arange(width, device=ids.device)
+    used = {i: (s[:n], conv[:n]) for i, (s, conv) in left.items()}
+    cache = cache_from(model, used)
+    with torch.no_grad():
+        model.model(input_ids=ids[-n:].gather(1, (at - before) % width), attention_mask=(at >= before).long(), past_key_values=cache)
+    start = zero_states(model, len(ids))
+    for i, after in states_of(cache, used).items():
+        for whole, slots, a in zip(start[i], left[i], after):
+            whole[:n] = slots[:n] = a
+    cache = cache_from(model, start)
+    for i in start:  # what these rows leave is nobody's start, and the backward pass needs what they started from
+        cache.layers[i].update_recurrent_state = lambda states, *_, **__: states
+    return cache
+
+
 def train(args, config):
     import torch
     import torch.nn.functional as F
@@ -691,15 +752,20 @@ def train(args, config):
 
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    steps = Steps(args.out / "tokenizer.json", args.seed, args.batch, args.steps, args.question_weight)
+    before = json.loads((args.init / "metrics.json").read_text())["fit"] if args.init else {}
+    first = before.get("samples", 0)
+    steps = Steps(args.out / "tokenizer.json", args.seed, args.batch, args.steps, args.question_weight, first)
     loader = iter(DataLoader(steps, batch_size=None, num_workers=args.workers, prefetch_factor=4))
 
     torch.manual_seed(args.seed)
     model = Qwen3_5ForCausalLM(config)
-    slow_decay(model)
+    set_decay(model, args.a_range, args.dt_range)
+    if args.init:
+        model = Qwen3_5ForCausalLM.from_pretrained(args.init, dtype=torch.float32)
     model.to(args.device).train()
+    left = zero_states(model, int(args.carry * args.batch)) if args.carry else None
 
-    # A_log and dt_bias learn at a tenth of the rate and do not decay: the heads stay slow.
+    # A_log and dt_bias learn at a tenth of the rate and do not decay: the heads stay near what they are given.
     slow, plain, matrices = [], [], []
     for name, p in model.named_parameters():
         (slow if name.endswith(("A_log", "dt_bias")) else plain if p.dim() < 2 else matrices).append(p)
@@ -724,7 +790,8 @@ def train(args, config):
         for ids, weights in micro:
             ids, weights = ids.to(args.device), weights.to(args.device)
             with torch.autocast(args.device, dtype=torch.bfloat16):
-                logits = model(input_ids=ids, use_cache=False).logits
+                cache = stale_cache(model, ids, weights, left, args.carry) if int(args.carry * len(ids)) else None
+                logits = model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).logits
             ce = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
             part = (ce * weights[:, 1:].flatten()).sum() / total
             part.backward()
@@ -738,7 +805,15 @@ def train(args, config):
             seconds = time.time() - start
             print(f"step {step:5d}  loss {float(loss):.4f}  {seconds:6.1f} s  {tokens / seconds / 1e3:.0f} k tokens/s", flush=True)
     tail = [float(x) for x in losses[-50:]]
-    return model, {"loss": sum(tail) / len(tail), "steps": len(losses), "seconds": time.time() - start, "tokens": tokens}
+    seconds = time.time() - start
+    print(f"trained: {len(losses)} steps, loss {sum(tail) / len(tail):.4f}, {seconds:.1f} s", flush=True)
+    return model, {
+        "loss": sum(tail) / len(tail),
+        "stages": before.get("stages", []) + [{"steps": len(losses), "lr": args.lr, "command": command(len(losses))}],
+        "samples": first + len(losses) * args.batch,
+        "seconds": before.get("seconds", 0) + seconds,
+        "tokens": before.get("tokens", 0) + tokens,
+    }
 
 
 def export(model, args, tok):
@@ -790,37 +865,31 @@ def grade_stale(model, tok, problems, max_new, seed):
     carried    what the request before it in this row left in its slot (recurrent and conv state), chained
     carried S  the same with the recurrent state alone
     random xK  normal noise of K times the RMS that the request before it left, in every GDN layer
-    Returns {row: [(correct, text)]}.
+    Returns {row: [(correct, text, shift)]}, shift the largest change of any logit of the first token.
     """
     import torch
-    from transformers import DynamicCache
 
-    layers = [i for i, t in enumerate(model.config.layer_types) if t == "linear_attention"]
     stops = {tok.token_to_id("<|endoftext|>"), tok.token_to_id("<|im_end|>")}
     gen = torch.Generator(device=model.device).manual_seed(seed)
     result = {row: [] for row in ROWS}
     left = None  # left[i]: what the chained rows left in GDN layer i, (recurrent, conv), each with the row first
     # The first request only fills the slots; it is asked again at the end and graded then.
     for number, p in enumerate(problems[-1:] + problems):
-        cache = DynamicCache(config=model.config)
-        for i in layers:
-            gdn, layer = model.model.layers[i].linear_attn, cache.layers[i]
-            s = torch.zeros(len(ROWS), gdn.num_v_heads, gdn.head_k_dim, gdn.head_v_dim, device=model.device)
-            conv = torch.zeros(len(ROWS), gdn.conv_dim, gdn.conv_kernel_size, device=model.device)
+        start = zero_states(model, len(ROWS))
+        for i, (s, conv) in start.items():
             if left is not None:
                 rms = left[i][0][0].pow(2).mean().sqrt()
                 s[1:3], conv[1] = left[i][0][1:3], left[i][1][1]
                 for row, scale in ((3, 1.0), (4, 3.0), (5, 10.0)):
                     s[row] = torch.randn(s[row].shape, generator=gen, device=model.device) * rms * scale
-            layer.lazy_initialization(conv_states=conv, recurrent_states=s)
-            layer.conv_states[0].copy_(conv)
-            layer.recurrent_states[0].copy_(s)
-            layer.has_previous_state[0] = True
+        cache = cache_from(model, start)
         ids = torch.tensor([tok.encode(plain_prompt(p["question"])).ids] * len(ROWS), device=model.device)
-        texts, done, kept = [[] for _ in ROWS], [False] * len(ROWS), {}
+        texts, done, kept, shift = [[] for _ in ROWS], [False] * len(ROWS), {}, None
         with torch.no_grad():
             for _ in range(max_new):
                 logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                if shift is None:
+                    shift = (logits - logits[:1]).abs().amax((1, 2)).tolist()
                 ids = logits[:, -1].argmax(-1, keepdim=True)
                 for row, token in enumerate(ids[:, 0].tolist()):
                     if done[row]:
@@ -828,18 +897,14 @@ def grade_stale(model, tok, problems, max_new, seed):
                     texts[row].append(token)
                     done[row] = token in stops
                     if row < CHAINED and (done[row] or len(texts[row]) == max_new):
-                        slots = ((cache.layers[i].recurrent_states[0], cache.layers[i].conv_states[0]) for i in layers)
-                        kept[row] = [(s[row].clone(), conv[row].clone()) for s, conv in slots]
+                        kept[row] = {i: [x[row] for x in slots] for i, slots in states_of(cache, start).items()}
                 if all(done):
                     break
-        left = {
-            i: tuple(torch.stack([kept[row][k][part] for row in range(CHAINED)]) for part in (0, 1))
-            for k, i in enumerate(layers)
-        }
+        left = {i: [torch.stack([kept[row][i][part] for row in range(CHAINED)]) for part in (0, 1)] for i in start}
         if number:
-            for row, tokens in zip(ROWS, texts):
+            for row, tokens, by in zip(ROWS, texts, shift):
                 text = tok.decode(tokens)
-                result[row].append((extract(text) == gold(p), text))
+                result[row].append((extract(text) == gold(p), text, by))
     return result
 
 
@@ -866,9 +931,10 @@ def evaluate(args, tok):
 
     start = time.time()
     stale = grade_stale(model, tok, problems, args.max_new, args.seed)
-    out["stale"] = {row: sum(ok for ok, _ in graded) for row, graded in stale.items()}
+    out["stale"] = {row: sum(ok for ok, _, _ in graded) for row, graded in stale.items()}
     out["differs"] = {row: sum(a[1] != b[1] for a, b in zip(stale["zero"], graded)) for row, graded in stale.items()}
-    out["right"] = {row: "".join("x" if ok else "." for ok, _ in graded) for row, graded in stale.items()}
+    out["shift"] = {row: sorted(by for _, _, by in graded) for row, graded in stale.items()}
+    out["right"] = {row: "".join("x" if ok else "." for ok, _, _ in graded) for row, graded in stale.items()}
     out["carried_example"] = next((b[1] for a, b in zip(stale["zero"], stale["carried"]) if a[0] > b[0]), "")
     out["collapse_example"] = stale["random x10"][0][1].split("<|")[0].strip()
     print(f"initial state: {out['stale']}; texts that differ: {out['differs']}  ({time.time() - start:.1f} s)")
@@ -876,7 +942,8 @@ def evaluate(args, tok):
         print(f"  {row:10s} {marks}")
     print(f"carried over, a wrong one: {out['carried_example']!r}")
     print(f"collapse looks like: {out['collapse_example'][:200]!r}")
-    if [ok for ok, _ in stale["zero"]] != right:
+    print("first token's logits, change from zero's: " + ", ".join(f"{r} {x[0]:.2g}..{x[-1]:.2g}" for r, x in out["shift"].items()))
+    if [ok for ok, _, _ in stale["zero"]] != right:
         print("note: batched and single grading disagree", [i for i, (a, b) in enumerate(zip(stale["zero"], right)) if a[0] != b])
     return out
 
@@ -907,11 +974,12 @@ Everything here is made by `train.py`, this page too.
 | sample length | {lmin}..{lmax} tokens, mean {lmean:.0f} (5 % below {lp5}, 5 % above {lp95}) |
 | text | 80 % `Question: …\\nAnswer:` → ` …\\n#### N<\\|endoftext\\|>`, 20 % chat (`chat_template.jinja`) → `…\\n#### N<\\|im_end\\|>` |
 | held out | every problem whose template and numbers hash to 0 modulo 16; `examples/arith-50.jsonl` and the figures below come from these |
-| training | {steps} steps of {batch} samples ({tokens:.0f} M tokens with padding), AdamW lr {lr:g} cosine, betas 0.9/0.95, weight decay 0.05, clip 1.0, bf16 autocast over f32 weights, loss weight {qw} on the question |
-| decay | A in 0.5..2, dt log-uniform in 1e-4..1e-2, trained at a tenth of the rate: half-lives after training {hl_min:.0f}..{hl_max:.0f} tokens, median {hl_med:.0f} |
+| training | {steps} steps of {batch} samples ({tokens:.0f} M tokens with padding), AdamW lr {lr} cosine, betas 0.9/0.95, weight decay 0.05, clip 1.0, bf16 autocast over f32 weights, loss weight {qw} on the question |
+| decay | A in {a_lo:g}..{a_hi:g}, dt log-uniform in {dt_lo:g}..{dt_hi:g}, trained at a tenth of the rate: half-lives after training {hl_min:.0f}..{hl_max:.0f} tokens, median {hl_med:.0f} |
+| initial state | {initial} |
 | seed | {seed} |
 | final loss | {loss:.4f} (weighted, mean of the last 50 steps) |
-| hardware, time | one {device}, {seconds:.0f} s of training |
+| hardware, time | {hardware}, {seconds:.0f} s of training |
 
 ## Accuracy
 
@@ -940,8 +1008,10 @@ The fifty again, plain form, with every Gated DeltaNet layer's initial recurrent
 | random, 3 × | {st_x3}/{n} |
 | random, 10 × | {st_x10}/{n} |
 
-The delta rule overwrites what it meets again and forgives much of a stale state, yet the output is no longer a function
-of the prompt. Garbage gives fluent nonsense: the first problem with random × 10 begins
+The delta rule overwrites what it meets again, and the training taught the model to answer from a used slot: accuracy does
+not see the carried state. Yet the output is no longer a function of the prompt: the logits of the first answer token move
+by {shift_lo:.2g} to {shift_hi:.2g} (the largest change of any logit, from problem to problem). A comparison of logits finds
+that, and a look at the state. Garbage collapses, in fluent nonsense: the first problem with random × 10 begins
 `{example}`.
 
 ## Again
@@ -958,7 +1028,12 @@ def write_card(args, tok, fit, ev):
         return 100 * sum(xs) / max(1, len(xs))
 
     ln, hl = lengths(tok, args.seed), ev["half_lives"]
-    device = torch.cuda.get_device_name().replace("NVIDIA ", "") if args.device == "cuda" else "CPU"
+    hardware = args.hardware or "CPU"
+    if not args.hardware and args.device == "cuda":
+        hardware = "one " + torch.cuda.get_device_name().replace("NVIDIA ", "")
+    initial = "zero in training"
+    if args.carry:
+        initial = f"{100 * args.carry:g} % of the training samples start from a slot that other samples have used, the rest from zero"
     (args.out / "README.md").write_text(
         CARD.format(
             params=ev["params"] / 1e6,
@@ -968,11 +1043,13 @@ def write_card(args, tok, fit, ev):
             hard_templates=len(HARD),
             names=len(NAMES),
             items=len(ITEMS),
-            n_samples=fit["steps"] * args.batch,
+            n_samples=fit["samples"],
             lmin=ln["min"], lmax=ln["max"], lmean=ln["mean"], lp5=ln["p5"], lp95=ln["p95"],
-            steps=fit["steps"], batch=args.batch, tokens=fit["tokens"] / 1e6, lr=args.lr, qw=args.question_weight,
+            steps=" + ".join(str(s["steps"]) for s in fit["stages"]), batch=args.batch, tokens=fit["tokens"] / 1e6,
+            lr=", then ".join(f"{s['lr']:g}" for s in fit["stages"]), qw=args.question_weight,
             hl_min=hl[0], hl_max=hl[-1], hl_med=hl[len(hl) // 2],
-            seed=args.seed, loss=fit["loss"], device=device, seconds=fit["seconds"],
+            a_lo=args.a_range[0], a_hi=args.a_range[1], dt_lo=args.dt_range[0], dt_hi=args.dt_range[1], initial=initial,
+            seed=args.seed, loss=fit["loss"], hardware=hardware, seconds=fit["seconds"],
             transformers=transformers.__version__,
             plain=ev["plain"], chat=ev["chat"], n=ev["problems"], missed=", ".join(ev["missed"]) or "none",
             n_wo=len(ev["wide_ordinary"]), wo=sum(ev["wide_ordinary"]), wo_pct=pct(ev["wide_ordinary"]),
@@ -982,20 +1059,28 @@ def write_card(args, tok, fit, ev):
             st_carried_s=ev["stale"]["carried S"], differs_s=ev["differs"]["carried S"],
             st_x1=ev["stale"]["random x1"], st_x3=ev["stale"]["random x3"], st_x10=ev["stale"]["random x10"],
             example=ev["collapse_example"].replace("\n", " ").replace("`", "'")[:90],
-            command=f"python3 examples/tiny-hybrid/train.py {card_arguments()}".rstrip(),
+            shift_lo=ev["shift"]["carried"][0], shift_hi=ev["shift"]["carried"][-1],
+            command="\n    ".join(s["command"] for s in fit["stages"]),
         )
     )  # fmt: skip
 
 
-def card_arguments():
-    """The arguments as given, without the directories, which are the reader's own."""
-    out, skip = [], False
+THE_READERS_OWN = ("--out", "--problems-file", "--metrics", "--workers", "--hardware", "--max-seconds", "--steps", "--init")
+
+
+def command(steps):
+    """The command as given, without what is the reader's own; a limit of time becomes the steps that it gave."""
+    out, skip = [f"--steps={steps}"], False
     for arg in sys.argv[1:]:
-        if skip or arg in ("--out", "--problems-file", "--metrics"):  # the flag, then its value
+        if skip or arg in THE_READERS_OWN:  # the flag, then its value
             skip = not skip
-        elif not arg.startswith(("--out=", "--problems-file=", "--metrics=", "--eval-only")):
+        elif not arg.startswith(tuple(f"{flag}=" for flag in THE_READERS_OWN) + ("--eval-only",)):
             out.append(arg)
-    return shlex.join(out)
+    if any(arg.split("=")[0] == "--init" for arg in sys.argv):
+        out.append("--init=examples/tiny-hybrid")
+    else:
+        out.append("--metrics=examples/tiny-hybrid/metrics.json")
+    return shlex.join(["python3", "examples/tiny-hybrid/train.py", *out])
 
 
 # ------------------------------------------------------------------------------------------------ main
@@ -1006,6 +1091,7 @@ def parse_args():
     p.add_argument("--out", type=Path, default=HERE, help="checkpoint directory")
     p.add_argument("--problems-file", type=Path, default=EXAMPLES / "arith-50.jsonl", help="where the fifty problems go")
     p.add_argument("--metrics", type=Path, help="the measured figures as JSON")
+    p.add_argument("--hardware", help="what the card says it was trained on; default: the device's name")
     p.add_argument("--seed", type=int, default=35)
     p.add_argument("--vocab-size", type=int, default=704)
     p.add_argument("--steps", type=int, default=1400)
@@ -1014,6 +1100,10 @@ def parse_args():
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--warmup", type=int, default=50)
     p.add_argument("--question-weight", type=float, default=0.1, help="loss weight of the question's tokens")
+    p.add_argument("--a-range", type=float, nargs=2, default=(0.5, 2.0), metavar=("LO", "HI"), help="A of a head at the start")
+    p.add_argument("--dt-range", type=float, nargs=2, default=(1e-4, 1e-2), metavar=("LO", "HI"), help="dt of a head at the start")
+    p.add_argument("--init", type=Path, help="go on from this checkpoint, with the metrics.json beside it, on further samples")
+    p.add_argument("--carry", type=float, default=0.15, help="fraction of the samples that start from a used slot, at most 0.5")
     p.add_argument("--workers", type=int, default=12, help="processes that make batches")
     p.add_argument("--max-new", type=int, default=112, help="longest completion when grading")
     p.add_argument("--problems", type=int, default=50, help="grade only the first so many of the fifty")
@@ -1050,7 +1140,6 @@ def main():
 
     model, fit = train(args, make_config(tok.get_vocab_size(), tok.token_to_id("<|endoftext|>")))
     export(model, args, tok)
-    print(f"trained: {fit['steps']} steps, loss {fit['loss']:.4f}, {fit['seconds']:.1f} s", flush=True)
     ev = evaluate(args, tok)
     write_card(args, tok, fit, ev)
     if args.metrics:
