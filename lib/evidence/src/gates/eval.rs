@@ -115,7 +115,16 @@ fn correct(ask: &Ask, case: &Case, settings: &Settings) -> (Outcome, String) {
     (Outcome::Pass, format!("{} run(s): {}{scaled}", scores.len(), all.join(", ")))
 }
 
+/// Why counting findings would prove nothing, if it would.
+fn unaudited(case: &Case) -> Option<Reading> {
+    let nothing = figures::replies(case).next().is_none() && case.dispatch().next().is_none();
+    nothing.then(|| Missing("there was nothing to audit: no completion and no dispatch record".to_owned()))
+}
+
 fn finding(check: &str, case: &Case) -> Reading {
+    if let Some(missing) = unaudited(case) {
+        return missing;
+    }
     let value = case.findings.iter().filter(|f| f.check == check).count() as u64;
     Count { value, of: case.findings.len() as u64, story: format!("{value} finding(s) of {check}") }
 }
@@ -242,8 +251,8 @@ pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
 }
 
 fn findings(case: &Case, severity: Severity) -> Reading {
-    if figures::replies(case).next().is_none() && case.dispatch().next().is_none() {
-        return Missing("there was nothing to audit: no completion and no dispatch record".to_owned());
+    if let Some(missing) = unaudited(case) {
+        return missing;
     }
     let mut by_check: std::collections::BTreeMap<&str, u64> = Default::default();
     // What is missing has gates of its own: a gap is no failure, and no pass.

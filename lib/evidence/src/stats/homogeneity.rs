@@ -5,7 +5,6 @@
 
 use super::binomial::ln_choose;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
-use std::collections::HashMap;
 
 /// What the test says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,30 +50,49 @@ pub fn test(runs: &[(u64, u64)]) -> Option<Homogeneity> {
     Some(Homogeneity { chi2, df, p: tail, exact_p: exact(&runs, right) })
 }
 
+/// States the exact distribution may take; beyond it chi-squared is close enough.
+const STATES: u64 = 4_000_000;
+
 /// P(sum of squares >= observed | total), for runs of equal size.
 fn exact(runs: &[(u64, u64)], right: u64) -> Option<f64> {
     let n = runs[0].1;
-    if runs.iter().any(|r| r.1 != n) || n > 400 || runs.len() > 12 {
+    let highest = (runs.len() as u64).checked_mul(n.checked_mul(n)?)?;
+    if runs.iter().any(|r| r.1 != n) || (right + 1).checked_mul(highest + 1)? > STATES {
         return None;
     }
-    // After each run: weight of every (total, sum of squares) so far, scaled to stay finite.
-    let weight: Vec<f64> =
-        (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
-    let mut states: HashMap<(u64, u64), f64> = HashMap::from([((0, 0), 1.0)]);
-    for _ in runs {
-        let mut next: HashMap<(u64, u64), f64> = HashMap::new();
-        for ((total, squares), w) in &states {
-            for k in 0..=n.min(right - total) {
-                *next.entry((total + k, squares + k * k)).or_default() += w * weight[k as usize];
+    let observed: u64 = runs.iter().map(|r| r.0 * r.0).sum();
+    // Weight of k right answers in a run, scaled to stay finite.
+    let weight: Vec<f64> = (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
+    // After each run but the last: weight of every (total, sum of squares) so far.
+    let width = highest as usize + 1;
+    let mut states = vec![0.0; (right as usize + 1) * width];
+    states[0] = 1.0;
+    for done in 0..runs.len() - 1 {
+        let mut next = vec![0.0; states.len()];
+        let (most, squares) = (right.min(done as u64 * n) as usize, done * (n * n) as usize);
+        for total in 0..=most {
+            for s in total..=squares.max(total) {
+                let w = states[total * width + s];
+                if w > 0.0 {
+                    for k in 0..=(n as usize).min(right as usize - total) {
+                        next[(total + k) * width + s + k * k] += w * weight[k];
+                    }
+                }
             }
         }
         states = next;
     }
-    let observed: u64 = runs.iter().map(|r| r.0 * r.0).sum();
-    let mut all: Vec<(u64, f64)> =
-        states.into_iter().filter(|((total, _), _)| *total == right).map(|((_, s), w)| (s, w)).collect();
-    all.sort_unstable_by_key(|(s, _)| *s);
-    let total: f64 = all.iter().map(|(_, w)| w).sum();
-    let tail: f64 = all.iter().filter(|(s, _)| *s >= observed).map(|(_, w)| w).sum();
-    Some((tail / total).min(1.0))
+    // The last run takes what is left of the total.
+    let (mut tail, mut all) = (0.0, 0.0);
+    for total in right.saturating_sub(n)..=right {
+        let k = right - total;
+        for s in 0..=(highest - k * k) {
+            let w = states[total as usize * width + s as usize] * weight[k as usize];
+            all += w;
+            if s + k * k >= observed {
+                tail += w;
+            }
+        }
+    }
+    Some((tail / all).min(1.0))
 }

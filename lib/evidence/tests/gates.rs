@@ -1,0 +1,273 @@
+//! Gates: the grammar, the teeth, and that none passes on nothing.
+
+use cute_evidence::checks::{self, Case, Expectations, FindingExt, finding};
+use cute_evidence::gates::{Ask, METRICS, Settings, judge, seed};
+use cute_records::{Completion, Event, FinishReason, Outcome, Record, Run, Severity};
+use serde_json::json;
+
+fn gate(text: &str) -> Ask {
+    text.parse().unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn reply(run: u64, index: u64, right: bool) -> Completion {
+    Completion {
+        id: format!("{run}-{index}"),
+        run,
+        index,
+        ordinal: run * 50 + index,
+        text: Some("The answer is 4.".into()),
+        finish_reason: Some(FinishReason::Stop),
+        gold: Some("4".into()),
+        extracted: Some(if right { "4" } else { "5" }.into()),
+        correct: Some(right),
+        wall_ms: Some(1000.0),
+        ..Completion::default()
+    }
+}
+
+/// A soak of runs with so many right answers of `n` questions each.
+fn soak(right: &[u64], n: u64) -> Case {
+    let mut case = Case::default();
+    for (run, right) in right.iter().enumerate() {
+        for i in 0..n {
+            case.add(&reply(run as u64, i, i < *right).into());
+        }
+    }
+    case.finish();
+    case
+}
+
+fn audited(mut case: Case) -> Case {
+    let found = checks::all(&case, &Expectations::default());
+    case.findings.extend(found);
+    case
+}
+
+fn verdict(case: &Case, gates: &[&str]) -> (Outcome, Vec<String>) {
+    let settings = Settings { gates: gates.iter().map(|g| gate(g)).collect(), ..Settings::default() };
+    let v = judge(case, &settings).verdict;
+    (v.outcome, v.gates.iter().map(|g| format!("{}: {}", g.gate, g.reason)).collect())
+}
+
+fn check(case: &Case, asked: &str, expect: Outcome) -> String {
+    let (got, reasons) = verdict(case, &[asked]);
+    assert_eq!(got, expect, "{reasons:?}");
+    reasons.join("\n")
+}
+
+#[test]
+fn malformed_gates_are_refused_at_their_column() {
+    for (text, column, says) in [
+        ("", 1, "expected a metric"),
+        ("corect>=45/50", 1, "no metric \"corect\""),
+        ("correct", 8, "expected one of >="),
+        ("correct>=", 10, "expected a number"),
+        ("correct>=45", 10, "does not scale"),
+        ("correct>=45/", 13, "after the /"),
+        ("correct>=45/0", 13, "a share of nothing"),
+        ("correct>=45/5x", 14, "left over"),
+        ("correct>=51/50", 10, "more than all"),
+        ("correct>=45/50 errors=0", 16, "left over"),
+        ("correct=>45/50", 9, "expected a number"),
+        ("errors=0.5", 8, "whole number"),
+        ("errors=-1", 8, "below 0"),
+        ("errors>=0", 7, "always true"),
+        ("mcnemar>=5", 10, "at most 1"),
+        ("mcnemar>=1/20", 10, "plain number"),
+        ("label.grumpy=0", 7, "no label"),
+        ("finding.=0", 9, "name of a check"),
+        ("errors=zero", 8, "expected a number"),
+        ("errors=1e999", 8, "no number"),
+        ("errors ≥ 0", 8, "expected one of"),
+    ] {
+        let e = text.parse::<Ask>().unwrap_err();
+        assert_eq!(e.column, column, "{e}");
+        assert!(e.message.contains(says), "{text}: {e}");
+    }
+}
+
+#[test]
+fn every_example_of_the_table_is_a_gate_and_names_are_unique() {
+    let mut names = std::collections::BTreeSet::new();
+    for m in METRICS {
+        gate(m.example);
+        assert!(names.insert(m.name), "{} stands there twice", m.name);
+    }
+    for good in ["correct >= 45 / 50", "accuracy>=90%", "accuracy>=0.9", "errors==0", "label.ngram_loop<=1/50", "finding.x=0"] {
+        gate(good);
+    }
+}
+
+#[test]
+fn no_metric_passes_or_fails_on_nothing() {
+    let empty = Case::default();
+    for m in METRICS {
+        let (outcome, reasons) = verdict(&empty, &[m.example]);
+        assert_eq!(outcome, Outcome::Inconclusive, "{}: {reasons:?}", m.name);
+    }
+    assert_eq!(verdict(&empty, &[]).0, Outcome::Inconclusive);
+    assert_eq!(verdict(&empty, &["finding.x=0"]).0, Outcome::Inconclusive);
+    assert_eq!(verdict(&empty, &["label.healthy=0"]).0, Outcome::Inconclusive);
+}
+
+#[test]
+fn every_single_run_must_reach_the_share() {
+    let c = soak(&[48, 48, 48, 11, 37], 50);
+    assert!(check(&c, "correct>=45/50", Outcome::Fail).contains("2 of 5 runs fail: run 4: 11/50, run 5: 37/50"));
+    check(&soak(&[45, 46, 50], 50), "correct>=45/50", Outcome::Pass);
+    check(&soak(&[44], 50), "correct>=45/50", Outcome::Fail);
+}
+
+#[test]
+fn a_run_of_another_size_is_judged_by_the_share_and_says_so() {
+    // 45/50 of 20 is 18
+    assert!(check(&soak(&[18], 20), "correct>=45/50", Outcome::Pass).contains("20 questions, not 50: judged by the share, >= 18.0"));
+    check(&soak(&[17], 20), "correct>=45/50", Outcome::Fail);
+    check(&soak(&[9], 10), "correct>=90%", Outcome::Pass);
+}
+
+#[test]
+fn fewer_runs_than_asked_are_inconclusive_and_a_failed_one_still_fails() {
+    let settings = |gates: &[&str]| Settings { gates: gates.iter().map(|g| gate(g)).collect(), runs: Some(5), ..Settings::default() };
+    let outcome = |c: &Case| judge(c, &settings(&["correct>=45/50"])).verdict.outcome;
+    assert_eq!(outcome(&soak(&[48, 48], 50)), Outcome::Inconclusive);
+    assert_eq!(outcome(&soak(&[48, 11], 50)), Outcome::Fail);
+    assert_eq!(outcome(&soak(&[48; 5], 50)), Outcome::Pass);
+    assert_eq!(judge(&soak(&[48, 48], 50), &settings(&["errors=0"])).verdict.outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn missing_rows_cut_streams_and_missing_dispatch_records_keep_a_verdict_open() {
+    for gap in ["missing_rows", "no_dispatch_records", "unreadable_file"] {
+        let mut c = soak(&[48], 50);
+        c.findings.push(finding(gap, Severity::Error, "gone"));
+        assert_eq!(verdict(&c, &["correct>=45/50"]).0, Outcome::Inconclusive, "{gap}");
+        assert_eq!(verdict(&c, &["correct>=49/50"]).0, Outcome::Fail, "{gap}: what is there fails all the same");
+    }
+    let mut c = soak(&[48], 50);
+    c.findings.push(finding("stream_cut_off", Severity::Warning, "cut"));
+    assert_eq!(verdict(&c, &["correct>=45/50"]).0, Outcome::Inconclusive);
+    assert_eq!(verdict(&c, &["correct>=49/50"]).0, Outcome::Inconclusive, "who knows what was cut off");
+}
+
+#[test]
+fn findings_fail_by_severity_and_by_name() {
+    let mut c = soak(&[48], 50);
+    check(&c, "findings=0", Outcome::Pass);
+    c.findings.push(finding("cut_off", Severity::Warning, "cut"));
+    check(&c, "findings=0", Outcome::Pass);
+    check(&c, "warnings=0", Outcome::Fail);
+    c.findings.push(finding("fingerprint_differs", Severity::Error, "differs"));
+    assert!(check(&c, "findings=0", Outcome::Fail).contains("fingerprint_differs 1"));
+    check(&c, "finding.fingerprint_differs=0", Outcome::Fail);
+    check(&c, "finding.state_owned_twice=0", Outcome::Pass);
+}
+
+fn collapse(from: u64, to: u64) -> Case {
+    let mut case = Case::default();
+    for i in 0..250u64 {
+        let mut c = reply(i / 50, i % 50, !matches!(i % 50, 0 | 44));
+        if (from..to).contains(&i) {
+            c.text = Some(format!("1{}", "!".repeat(511)));
+            c.finish_reason = Some(FinishReason::Length);
+            c.correct = Some(i % 50 == 1);
+        }
+        case.add(&c.into());
+    }
+    case.finish();
+    case
+}
+
+#[test]
+fn a_collapse_has_exact_edges_and_fails_its_gates() {
+    let c = audited(collapse(162, 214));
+    let j = judge(&c, &Settings { gates: vec![gate("degenerate=0"), gate("cusum=0")], ..Settings::default() });
+    let v = &j.verdict;
+    assert_eq!((v.onset_ordinal, v.recovery_ordinal, v.degenerate, v.labels), (Some(162), Some(214), 52, 250));
+    assert!(v.gates.iter().all(|g| g.outcome == Outcome::Fail), "{:?}", v.gates);
+    assert_eq!(v.runs.iter().map(|r| r.degenerate).collect::<Vec<_>>(), [0, 0, 0, 38, 14]);
+    let leg = &v.details["legs"][0];
+    let after = leg["cusum"]["requests_after_onset"].as_u64().unwrap();
+    assert!((2..=12).contains(&after), "{leg}");
+    check(&c, "mcnemar>=0.05", Outcome::Fail);
+    check(&c, "homogeneity>=0.01", Outcome::Fail);
+    check(&c, "label.lucky_garbage=0", Outcome::Fail);
+    assert!(judge(&c, &Settings { gates: vec![gate("correct>=45/50")], ..Settings::default() }).power.unwrap().contains("38 %"));
+}
+
+#[test]
+fn a_collapse_that_never_ends_has_no_recovery_and_a_silent_one_is_found_by_its_answers() {
+    let v = judge(&collapse(200, 250), &Settings::default()).verdict;
+    assert_eq!((v.onset_ordinal, v.recovery_ordinal), (Some(200), None));
+    let mut case = Case::default();
+    for i in 0..250u64 {
+        case.add(&reply(i / 50, i % 50, i % 50 != 0 && !(120..170).contains(&i)).into());
+    }
+    case.finish();
+    let j = judge(&case, &Settings::default());
+    assert_eq!((j.verdict.onset_ordinal, j.verdict.recovery_ordinal), (Some(120), Some(170)));
+    assert_eq!(j.stretches[""].by, "accuracy");
+}
+
+#[test]
+fn a_sound_soak_passes_every_statistical_gate() {
+    let c = audited(collapse(0, 0));
+    let (outcome, reasons) =
+        verdict(&c, &["correct>=45/50", "degenerate=0", "cusum=0", "mcnemar>=0.05", "homogeneity>=0.01", "loops=0", "empty=0"]);
+    assert_eq!(outcome, Outcome::Pass, "{reasons:?}");
+    let v = judge(&c, &Settings::default()).verdict;
+    assert_eq!((v.onset_ordinal, v.mechanism, v.degenerate), (None, None, 0));
+}
+
+#[test]
+fn a_mechanism_travels_from_the_finding_to_the_verdict() {
+    let mut c = collapse(162, 214);
+    check(&c, "unexplained=0", Outcome::Inconclusive);
+    let f = finding("mechanism", Severity::Info, "m").with("mechanism", "kv_offset_i32_overflow").with("labels", 250u64);
+    c.findings.push(f.with("explained", 250u64).with("first_bad_block", 655u64).with("pool_blocks", 863u64));
+    check(&c, "unexplained=0", Outcome::Pass);
+    let v = judge(&c, &Settings::default()).verdict;
+    assert_eq!(v.mechanism.as_deref(), Some("kv_offset_i32_overflow"));
+    assert_eq!((v.explained, v.first_bad_block, v.pool_blocks), (Some(250), Some(655), Some(863)));
+}
+
+#[test]
+fn failed_requests_and_log_errors_are_counted() {
+    let mut c = soak(&[48], 50);
+    check(&c, "errors=0", Outcome::Pass);
+    check(&c, "log_errors=0", Outcome::Inconclusive);
+    c.leg("").events.push(Event { event: "engine_stats".into(), ..Event::default() });
+    check(&c, "log_errors=0", Outcome::Pass);
+    check(&c, "server_alive=1", Outcome::Pass);
+    c.leg("").events.push(Event { event: "engine_died".into(), ..Event::default() });
+    check(&c, "log_errors=0", Outcome::Fail);
+    check(&c, "server_alive=1", Outcome::Fail);
+    let mut failed = Case::default();
+    failed.add(&Completion { error: Some("timed out".into()), ..reply(0, 0, false) }.into());
+    failed.finish();
+    check(&failed, "errors=0", Outcome::Fail);
+}
+
+#[test]
+fn two_models_in_one_stream_are_noticed() {
+    let run = |digest: &str| Record::Run(Run { tool: "t".into(), digests: [("model".into(), digest.into())].into(), ..Run::default() });
+    let mut c = Case::default();
+    c.add(&run("a"));
+    check(&c, "model_digest=1", Outcome::Pass);
+    c.add(&run("b"));
+    check(&c, "model_digest=1", Outcome::Fail);
+}
+
+#[test]
+fn the_original_scripts_fields_are_null_where_theirs_passed_on_nothing() {
+    let j = |c: &Case| seed::compat(c, &judge(c, &Settings::default()));
+    let c = soak(&[48, 48, 48, 11, 37], 50);
+    let fields = j(&c);
+    assert_eq!(fields["gate_2b_pass"], json!(false));
+    assert_eq!(fields["runs"][3], json!({"run": 4, "correct": 11, "errors": 0, "pass": false}));
+    assert_eq!(j(&Case::default())["gate_2b_pass"], json!(null), "their script said true");
+    let mut sound = soak(&[48; 5], 50);
+    assert_eq!(j(&sound)["gate_2b_pass"], json!(null), "no log: nobody knows whether the server lived");
+    sound.leg("").events.push(Event { event: "engine_stats".into(), ..Event::default() });
+    assert_eq!(j(&sound)["gate_2b_pass"], json!(true));
+}
