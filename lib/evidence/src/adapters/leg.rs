@@ -6,13 +6,14 @@
 
 use super::rows::{Notes, Part, list};
 use super::verdict::Stated;
+use super::walk::{MAX_RUN, Seen, entries, follow_on, join, leg_name, name, run_number};
 use super::{Evidence, Kind};
 use cute_records::{Completion, Severity};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Largest run number that is believed.
-const MAX_RUN: u64 = 10_000;
+/// Directories below the one given that are looked into.
+const MAX_DEPTH: usize = 4;
 
 /// Which stretch of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,10 @@ enum Section {
 
 /// Reads one directory; legs below it come one after the other, each with its own ordinals.
 pub(crate) fn read(path: &Path) -> Result<Evidence, super::Error> {
+    read_below(path, 0)
+}
+
+fn read_below(path: &Path, depth: usize) -> Result<Evidence, super::Error> {
     let (files, dirs) = entries(path)?;
     let mut leg = Leg { name: leg_name(path), ..Leg::default() };
     let mut below = Vec::new();
@@ -42,8 +47,8 @@ pub(crate) fn read(path: &Path) -> Result<Evidence, super::Error> {
     let mut out = leg.finish();
     let own = !out.completions.is_empty();
     let mut legs = Vec::from_iter(own.then(|| leg_name(path)));
-    for dir in below {
-        let mut more = read(&dir)?;
+    for dir in below.into_iter().filter(|_| depth < MAX_DEPTH) {
+        let mut more = read_below(&dir, depth + 1)?;
         if more.sources.is_empty() {
             continue;
         }
@@ -71,47 +76,6 @@ pub(crate) fn read(path: &Path) -> Result<Evidence, super::Error> {
     Ok(out)
 }
 
-/// Files and directories in the order of their names, numbers in them by value.
-fn entries(path: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), super::Error> {
-    let io = |error| super::Error::Io { file: path.display().to_string(), error };
-    let (mut files, mut dirs) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let kind = entry.file_type().map_err(io)?;
-        if name(&entry.path()).starts_with('.') || kind.is_symlink() {
-            continue;
-        }
-        if kind.is_dir() {
-            dirs.push(entry.path())
-        } else if kind.is_file() {
-            files.push(entry.path())
-        }
-    }
-    let key = |p: &PathBuf| (run_number(p).unwrap_or(u64::MAX), p.clone());
-    files.sort_by_key(key);
-    dirs.sort_by_key(key);
-    Ok((files, dirs))
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// The name of a leg: its directory's.
-pub(crate) fn leg_name(path: &Path) -> String {
-    match path.canonicalize() {
-        Ok(full) => name(&full),
-        Err(_) => name(path),
-    }
-}
-
-/// `run4`, `run04`, `run_4` → 4.
-fn run_number(path: &Path) -> Option<u64> {
-    let name = name(path);
-    let digits = name.strip_prefix("run")?.trim_start_matches(['_', '-']);
-    digits.parse().ok().filter(|n| (1..=MAX_RUN).contains(n))
-}
-
 #[derive(Default)]
 struct Leg {
     name: String,
@@ -119,6 +83,9 @@ struct Leg {
     top: Vec<Part>,
     runs: BTreeMap<u64, BTreeMap<Section, Part>>,
     concurrent: Option<Part>,
+    /// replies of this project's own engine
+    own: Vec<Completion>,
+    seen: Seen,
     per_question: Vec<Part>,
     stated: Option<(String, Stated)>,
     notes: Notes,
@@ -140,7 +107,7 @@ impl Leg {
 
     /// Takes a file into its place. Trouble with one file is a finding: the others still count.
     fn file(&mut self, path: &Path, run: Option<u64>) {
-        let mut read = match super::read_file(path, false) {
+        let mut read = match super::file::read_path(path, false) {
             Ok(Some(read)) => read,
             Ok(None) => {
                 self.out.skipped.push(path.to_owned());
@@ -154,6 +121,10 @@ impl Leg {
         let kind = read.kind;
         self.out.sources.push((path.to_owned(), kind));
         self.notes.0.append(&mut read.notes.0);
+        if kind == Kind::Records {
+            // a filter's output repeats its input: what is there already is not taken twice
+            self.seen.retain_new(&mut read.records);
+        }
         self.out.records.append(&mut read.records);
         if kind == Kind::Log {
             self.out.logs.push(path.to_owned());
@@ -162,6 +133,10 @@ impl Leg {
             self.stated = Some((path.display().to_string(), stated));
         }
         let Some(part) = read.part else { return };
+        if kind == Kind::Records {
+            self.own.extend(part.rows);
+            return;
+        }
         match (kind, run) {
             (Kind::PerQuestion, Some(run)) => {
                 let mut part = part;
@@ -255,6 +230,13 @@ impl Leg {
             place(part, last + first_run, 0, ordinal, &self.name);
         }
         self.check_stated(&rows, first_run);
+        let mut taken: BTreeSet<_> = rows.iter().map(|r| (r.run, r.index, r.id.clone())).collect();
+        for mut row in std::mem::take(&mut self.own) {
+            if taken.insert((row.run, row.index, row.id.clone())) {
+                row.leg.get_or_insert_with(|| self.name.clone());
+                rows.push(row);
+            }
+        }
         self.out.completions = rows;
         self.out.findings.extend(self.notes.0);
         self.out
@@ -411,56 +393,6 @@ impl Leg {
                     format!("states {e} errors in run {run}, the results say {failed}"),
                 );
             }
-        }
-    }
-}
-
-/// True when parts are the runs of one evaluation, one after the other.
-fn follow_on(parts: &[Part]) -> bool {
-    let runs: BTreeSet<Option<u64>> = parts.iter().map(|p| p.run_index).collect();
-    runs.len() == parts.len() && parts.windows(2).all(|w| w[0].label == w[1].label)
-}
-
-/// Fills what the questions lack from the per-question log; both must agree on what both say.
-fn join<'a>(part: &mut Part, rows: impl Iterator<Item = &'a Completion>, file: &str, notes: &mut Notes) {
-    let at: BTreeMap<u64, usize> = part.rows.iter().enumerate().map(|(i, r)| (r.index, i)).collect();
-    for row in rows {
-        let place = row.source.clone().unwrap_or_else(|| file.to_owned());
-        let Some(mine) = at.get(&row.index).map(|i| &mut part.rows[*i]) else {
-            notes.error("missing_rows", place, format!("index {} is not in {}", row.index, part.file));
-            continue;
-        };
-        for (name, a, b) in [
-            ("gold", &mine.gold, &row.gold),
-            ("answer", &mine.extracted, &row.extracted),
-            ("output_sha256", &mine.text_sha256, &row.text_sha256),
-        ] {
-            if let (Some(a), Some(b)) = (a, b)
-                && a != b
-            {
-                notes.error("results_disagree", &place, format!("{name} {b:?}, in {} {a:?}", part.file));
-            }
-        }
-        if mine.correct.is_some() && row.correct.is_some() && mine.correct != row.correct {
-            notes.error(
-                "results_disagree",
-                &place,
-                format!("correct {:?}, in {} {:?}", row.correct, part.file, mine.correct),
-            );
-        }
-        macro_rules! fill { ($($f:ident),*) => { $(if mine.$f.is_none() { mine.$f = row.$f.clone(); })* } }
-        fill!(
-            prompt_tokens,
-            completion_tokens,
-            finish_reason,
-            text_chars,
-            text_sha256,
-            gold,
-            extracted,
-            correct
-        );
-        if mine.id.starts_with('q') {
-            mine.id.clone_from(&row.id);
         }
     }
 }

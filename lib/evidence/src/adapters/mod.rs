@@ -7,6 +7,7 @@
 mod arms;
 mod audit;
 mod env;
+mod file;
 mod gsm8k;
 mod json;
 mod leg;
@@ -17,9 +18,10 @@ mod rows;
 mod sharegpt;
 mod sniff;
 mod verdict;
+mod walk;
 
 pub use arms::{Arm, Rules, parse as parse_arms};
-pub(crate) use leg::leg_name;
+pub(crate) use walk::leg_name;
 
 use cute_records::{Completion, Finding, Record};
 use std::path::{Path, PathBuf};
@@ -109,8 +111,8 @@ pub enum Error {
 /// Reads a result file or a directory of them.
 ///
 /// A directory is one leg: its runs follow one another under one `ordinal`, and text logs in it are only named in
-/// [`Evidence::logs`]. Directories below it that are no runs are legs of their own; each reply says its leg. A log,
-/// a record file or a region buffer given by itself is read.
+/// [`Evidence::logs`]. Directories below it that are no runs are legs of their own; each reply says its leg. A log
+/// given by itself is read.
 ///
 /// # Errors
 /// [`Error`] when nothing can be read from `path`; trouble with single rows is reported in `findings`.
@@ -124,9 +126,22 @@ pub fn read(path: &Path) -> Result<Evidence, Error> {
         }
         return Ok(evidence);
     }
-    let Some(read) = read_file(path, true)? else {
+    alone(&named, file::read_path(path, true)?)
+}
+
+/// Reads a result file from memory; `name` is what its records call it, and settles what its content cannot.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(name: &str, bytes: Vec<u8>) -> Result<Evidence, Error> {
+    let kind = sniff::kind(&bytes, name);
+    alone(name, kind.map(|kind| file::read_bytes(kind, name, bytes)).transpose()?)
+}
+
+fn alone(name: &str, read: Option<file::FileRead>) -> Result<Evidence, Error> {
+    let Some(read) = read else {
         return Err(Error::Bad {
-            file: named,
+            file: name.to_owned(),
             message: "no result file that is known: expected gsm8k.json, perq.jsonl, dispatch_audit.json, \
                       sharegpt_outputs.jsonl, verdict.json, lm-eval samples, arms.csv, KEY=value lines, a .npy region \
                       buffer, a server's log or records"
@@ -136,7 +151,7 @@ pub fn read(path: &Path) -> Result<Evidence, Error> {
     let mut out = Evidence {
         records: read.records,
         findings: read.notes.0,
-        sources: vec![(path.to_owned(), read.kind)],
+        sources: vec![(PathBuf::from(name), read.kind)],
         ..Evidence::default()
     };
     if let Some(part) = read.part {
@@ -151,98 +166,4 @@ pub fn read(path: &Path) -> Result<Evidence, Error> {
         }));
     }
     Ok(out)
-}
-
-/// What one file held.
-pub(crate) struct FileRead {
-    kind: Kind,
-    part: Option<rows::Part>,
-    records: Vec<Record>,
-    notes: rows::Notes,
-    stated: Option<verdict::Stated>,
-}
-
-/// Reads one file; `None` when nothing recognises it. Logs, records and buffers are read only when `alone`.
-pub(crate) fn read_file(path: &Path, alone: bool) -> Result<Option<FileRead>, Error> {
-    let mut kind = sniff::sniff(path)?;
-    if kind.is_none() && alone && path.extension().is_some_and(|e| e == "txt") {
-        kind = Some(Kind::Text);
-    }
-    let Some(kind) = kind else { return Ok(None) };
-    let mut out =
-        FileRead { kind, part: None, records: Vec::new(), notes: rows::Notes::default(), stated: None };
-    let file = || path.display().to_string();
-    match kind {
-        Kind::Log if !alone => return Ok(Some(out)),
-        Kind::Log => {
-            let (records, _) =
-                crate::logs::read(path).map_err(|e| Error::Bad { file: file(), message: e.to_string() })?;
-            out.records = records;
-            return Ok(Some(out));
-        }
-        Kind::Region => {
-            out.records =
-                crate::region::records(path).map_err(|e| Error::Bad { file: e.file, message: e.message })?;
-            return Ok(Some(out));
-        }
-        Kind::Records => {
-            if alone {
-                read_records(path, &mut out)?;
-            }
-            return Ok(Some(out));
-        }
-        _ => {}
-    }
-    let source = rows::Source::open(path)?;
-    let (source, notes) = (&source, &mut out.notes);
-    match kind {
-        Kind::Gsm8k => {
-            let (part, records) = gsm8k::read(source, notes);
-            (out.part, out.records) = (Some(part), records);
-        }
-        Kind::EvalLog => out.part = Some(gsm8k::read_log(source, notes)),
-        Kind::PerQuestion => out.part = Some(perq::read(source, notes)),
-        Kind::ShareGpt => out.part = Some(sharegpt::read(source, notes)),
-        Kind::ShareGptTurns => out.part = Some(sharegpt::read_turns(source, notes)),
-        Kind::Concurrent => out.part = Some(sharegpt::read_concurrent(source, path, notes)),
-        Kind::Text => out.part = Some(sharegpt::read_text(source, notes)),
-        Kind::LmEval => out.part = Some(lm_eval::read(source, notes)),
-        Kind::TpotCsv => out.records = sharegpt::read_tpot(source, notes),
-        Kind::DispatchAudit => out.records = audit::read(source, notes),
-        Kind::Coherence => out.records = sharegpt::read_figures(source, "coherence", notes),
-        Kind::Manifest => out.records = sharegpt::read_figures(source, "manifest", notes),
-        Kind::Metrics => out.records = sharegpt::read_figures(source, "metrics", notes),
-        Kind::Env => out.records = env::read(source, notes),
-        Kind::Arms => out.records = arms::read(source, notes),
-        Kind::Verdict => {
-            let (records, stated) = verdict::read(source, notes);
-            out.records = records;
-            out.stated = Some(stated);
-        }
-        Kind::Log | Kind::Region | Kind::Records => {}
-    }
-    Ok(Some(out))
-}
-
-fn read_records(path: &Path, out: &mut FileRead) -> Result<(), Error> {
-    let name = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|error| Error::Io { file: name.clone(), error })?;
-    let mut part = rows::Part { file: name.clone(), ..rows::Part::default() };
-    for line in cute_records::Reader::new(&name, std::io::BufReader::new(file)) {
-        let parsed = line.and_then(|line| line.parse().map(|p| (line, p)));
-        match parsed {
-            Ok((_, cute_records::Parsed::Known(record))) => match *record {
-                Record::Completion(c) => part.rows.push(c),
-                Record::Finding(f) => out.notes.0.push(f),
-                other => out.records.push(other),
-            },
-            Ok((_, cute_records::Parsed::Unknown(_))) => {}
-            Err(cute_records::ReadError::Io { file, error }) => {
-                return Err(Error::Io { file: file.to_string(), error });
-            }
-            Err(e) => out.notes.error("bad_row", &name, e.to_string()),
-        }
-    }
-    out.part = Some(part);
-    Ok(())
 }

@@ -66,7 +66,7 @@ pub(crate) fn read_turns(source: &Source, notes: &mut Notes) -> Part {
 }
 
 /// Reads `concurrent/summary.json` and the replies beside it.
-pub(crate) fn read_concurrent(source: &Source, path: &Path, notes: &mut Notes) -> Part {
+pub(crate) fn read_concurrent(source: &Source, notes: &mut Notes) -> Part {
     let mut part = Part { file: source.name.clone(), ..Part::default() };
     let doc = source.document().members();
     if let Some(at) = doc.broken {
@@ -80,7 +80,9 @@ pub(crate) fn read_concurrent(source: &Source, path: &Path, notes: &mut Notes) -
             let name = need("request_id", "a name", row.text("request_id")?)?;
             let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if plain
-                && let Ok(text) = std::fs::read_to_string(path.with_file_name(format!("{name}_output.txt")))
+                && let Ok(text) = std::fs::read_to_string(
+                    Path::new(&source.name).with_file_name(format!("{name}_output.txt")),
+                )
             {
                 out.text = Some(text);
             }

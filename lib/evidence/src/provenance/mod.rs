@@ -7,6 +7,7 @@
 mod compare;
 mod effect;
 mod leg;
+mod names;
 
 pub use compare::{Comparison, compare};
 pub use leg::{Knob, Leg, Says, Sighting};
