@@ -61,13 +61,17 @@ pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
     })
 }
 
+const EXIT_CODES: &str = "Exit codes: 0 pass or done, 1 gate failed or expectation violated, 2 trouble (usage, bad input, \
+                          I/O, device), 3 inconclusive.";
+
 fn with_extras(command: Command) -> Command {
+    let examples = command.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
     let extra = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).help(help).exclusive(true).help_heading("About this tool")
     };
     command
         .max_term_width(100)
-        .after_long_help("Exit codes: 0 pass or done, 1 gate failed or expectation violated, 2 trouble (usage, bad input, I/O, device), 3 inconclusive.")
+        .after_long_help(format!("{examples}{EXIT_CODES}"))
         .arg(
             extra("schema", "Print the JSON Schema of one record type, or of all")
                 .value_name("TYPE")

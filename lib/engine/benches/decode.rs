@@ -14,8 +14,14 @@ const NEW: usize = 64;
 /// An engine whose `n` sequences have all finished prefill.
 fn started(checkpoint: &Checkpoint, n: usize, fusion: bool) -> Engine<Cpu> {
     let knobs = Knobs { fusion, dispatch_log: false, ..Knobs::default() };
-    let config = EngineConfig { max_num_seqs: n, max_num_batched_tokens: n * PROMPT, knobs, ..EngineConfig::default() };
-    let mut engine = Engine::new(Cpu::default(), checkpoint, None, config, Box::new(|_| ())).expect("an engine");
+    let config = EngineConfig {
+        max_num_seqs: n,
+        max_num_batched_tokens: n * PROMPT,
+        knobs,
+        ..EngineConfig::default()
+    };
+    let mut engine =
+        Engine::new(Cpu::default(), checkpoint, None, config, Box::new(|_| ())).expect("an engine");
     for ordinal in 0..n as u64 {
         let prompt = (0..PROMPT as u32).map(|i| 32 + (i * 7 + ordinal as u32) % 600).collect();
         let params = SamplingParams { max_tokens: NEW + 1, ignore_eos: true, ..SamplingParams::default() };

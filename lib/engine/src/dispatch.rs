@@ -104,7 +104,14 @@ impl<B: Backend> Dispatcher<B> {
     ///
     /// # Errors
     /// When the device has no memory for the workspaces.
-    pub fn new(backend: &B, config: &cute_checkpoint::Config, knobs: Knobs, rows: usize, fault: Option<Fault>, log: LogSink) -> Result<Self, Error> {
+    pub fn new(
+        backend: &B,
+        config: &cute_checkpoint::Config,
+        knobs: Knobs,
+        rows: usize,
+        fault: Option<Fault>,
+        log: LogSink,
+    ) -> Result<Self, Error> {
         let mut workspaces = BTreeMap::new();
         if knobs.fusion {
             let slots = config.num_key_value_heads * knobs.wo_split;
@@ -159,8 +166,12 @@ impl<B: Backend> Dispatcher<B> {
         if self.knobs.fallback_raise {
             return Err(error);
         }
-        if self.knobs.dispatch_log && !self.seen.iter().any(|(l, p, o, _)| (*l, *p) == (layer, decision.path) && o != p) {
-            (self.log)(&format!("CuTe Phase E beta-coop launch failed (falling back to beta-lite) layer={layer} {error}"));
+        if self.knobs.dispatch_log
+            && !self.seen.iter().any(|(l, p, o, _)| (*l, *p) == (layer, decision.path) && o != p)
+        {
+            (self.log)(&format!(
+                "CuTe Phase E beta-coop launch failed (falling back to beta-lite) layer={layer} {error}"
+            ));
         }
         Ok(())
     }
@@ -168,7 +179,10 @@ impl<B: Backend> Dispatcher<B> {
     /// Takes note of what ran, and logs it once per distinct line.
     pub(crate) fn launched(&mut self, layer: usize, batch: &Batch, decision: &Decision, outcome: Path) {
         let decode = batch.kind == BatchKind::Decode;
-        if !decode || !self.knobs.dispatch_log || !self.seen.insert((layer, decision.path, outcome, decision.reason)) {
+        if !decode
+            || !self.knobs.dispatch_log
+            || !self.seen.insert((layer, decision.path, outcome, decision.reason))
+        {
             return;
         }
         let python = |b: bool| if b { "True" } else { "False" };

@@ -56,7 +56,8 @@ impl Default for EngineConfig {
 impl EngineConfig {
     /// KV pages, the null page included.
     pub fn pages(&self) -> usize {
-        self.num_kv_pages.unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
+        self.num_kv_pages
+            .unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
     }
 
     fn validate(&self, model: &cute_checkpoint::Config) -> Result<(), Error> {
@@ -143,7 +144,13 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// When the configuration cannot be served, or the checkpoint cannot be loaded.
-    pub fn new(backend: B, checkpoint: &Checkpoint, tokenizer: Option<Arc<Tokenizer>>, config: EngineConfig, log: LogSink) -> Result<Self, Error> {
+    pub fn new(
+        backend: B,
+        checkpoint: &Checkpoint,
+        tokenizer: Option<Arc<Tokenizer>>,
+        config: EngineConfig,
+        log: LogSink,
+    ) -> Result<Self, Error> {
         config.validate(&checkpoint.config)?;
         let c = &checkpoint.config;
         let shape = CacheShape {
@@ -163,7 +170,14 @@ impl<B: Backend> Engine<B> {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(c, shape)?,
             scratch: Scratch::new(&backend, c, rows, rows)?,
-            dispatcher: Dispatcher::new(&backend, c, config.knobs.clone(), config.max_num_seqs, config.fault, log)?,
+            dispatcher: Dispatcher::new(
+                &backend,
+                c,
+                config.knobs.clone(),
+                config.max_num_seqs,
+                config.fault,
+                log,
+            )?,
             scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages),
             tokenizer,
             tracks: BTreeMap::new(),
@@ -226,7 +240,8 @@ impl<B: Backend> Engine<B> {
             return Err(Error::Request { id: request.id, message });
         }
         if let Some(id) = request.prompt.iter().find(|id| **id as usize >= self.model.config.vocab_size) {
-            let message = format!("token id {id} is outside the vocabulary of {}", self.model.config.vocab_size);
+            let message =
+                format!("token id {id} is outside the vocabulary of {}", self.model.config.vocab_size);
             return Err(Error::Request { id: request.id, message });
         }
         self.scheduler.add(request)
@@ -243,8 +258,13 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.scheduler.verify(&batch)?;
         let start = Instant::now();
-        let logits =
-            self.model.forward(&self.backend, &batch, &mut self.cache, &mut self.scratch, &mut self.dispatcher)?;
+        let logits = self.model.forward(
+            &self.backend,
+            &batch,
+            &mut self.cache,
+            &mut self.scratch,
+            &mut self.dispatcher,
+        )?;
         self.account(&batch, start.elapsed());
         self.append(&batch, logits, emit)?;
         Ok(true)
@@ -260,7 +280,8 @@ impl<B: Backend> Engine<B> {
             Some(Fault::StaleState) => {}
             Some(Fault::GarbageState) if recycled => {
                 let stream = &mut self.garbage;
-                self.backend.fill_slot(&mut self.cache, s.slot, &mut || (stream.uniform() as f32 - 0.5) * 100.0)?;
+                self.backend
+                    .fill_slot(&mut self.cache, s.slot, &mut || (stream.uniform() as f32 - 0.5) * 100.0)?;
             }
             _ => self.backend.zero_slot(&mut self.cache, s.slot)?,
         }
@@ -302,14 +323,21 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Samples a token for each sequence whose last position was computed, and ends those that are done.
-    fn append(&mut self, batch: &Batch, mut logits: Vec<f32>, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    fn append(
+        &mut self,
+        batch: &Batch,
+        mut logits: Vec<f32>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
         let vocab = self.model.config.vocab_size;
         let mut rows = batch.logit_rows.iter().zip(logits.chunks_exact_mut(vocab)).peekable();
         for segment in &batch.segments {
             let owned = |s: &Sequence| s.request.ordinal == segment.owner;
             let Some(index) = self.scheduler.running.iter().position(owned) else { continue };
             self.scheduler.running[index].computed += segment.len;
-            let Some((_, row)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else { continue };
+            let Some((_, row)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else {
+                continue;
+            };
             if let Some((reason, error)) = self.next_token(index, row) {
                 self.finish(index, reason, error, emit)?;
             }
@@ -327,7 +355,10 @@ impl<B: Backend> Engine<B> {
             Some(top) => top,
             None if self.config.fault.is_some_and(Fault::launders_nan) => (0, f32::NAN),
             None => {
-                let message = format!("logits at position {} are not finite: no token was made of them", s.computed - 1);
+                let message = format!(
+                    "logits at position {} are not finite: no token was made of them",
+                    s.computed - 1
+                );
                 return Some((FinishReason::Error, Some(message)));
             }
         };
@@ -353,7 +384,13 @@ impl<B: Backend> Engine<B> {
         (s.len() >= limit).then_some((FinishReason::Length, None))
     }
 
-    fn finish(&mut self, index: usize, finish_reason: FinishReason, error: Option<String>, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    fn finish(
+        &mut self,
+        index: usize,
+        finish_reason: FinishReason,
+        error: Option<String>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
         let s = self.scheduler.finish(index)?;
         if cfg!(debug_assertions) {
             self.scheduler.slots.check()?;

@@ -43,4 +43,3 @@ pub enum Error {
     #[error("{0}")]
     Ownership(String),
 }
-

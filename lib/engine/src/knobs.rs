@@ -107,9 +107,9 @@ pub fn parse_layers(text: &str) -> Result<Option<Vec<usize>>, String> {
     }
     let mut layers = Vec::new();
     for part in text.split(',').map(str::trim) {
-        let layer: usize = part
-            .parse()
-            .map_err(|_| format!("{part:?} in {text:?} is no layer index: expected comma-separated integers like 3,7"))?;
+        let layer: usize = part.parse().map_err(|_| {
+            format!("{part:?} in {text:?} is no layer index: expected comma-separated integers like 3,7")
+        })?;
         if layers.contains(&layer) {
             return Err(format!("layer {layer} stands twice in {text:?}"));
         }

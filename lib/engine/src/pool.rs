@@ -28,7 +28,13 @@ impl Pool {
     /// A pool of `len` entries, the reserved entry 0 included.
     pub fn new(name: &'static str, len: usize) -> Self {
         let last = u32::try_from(len).unwrap_or(u32::MAX);
-        Pool { name, free: (1..last).collect(), entries: vec![Entry::default(); len], acquired: 0, released: 0 }
+        Pool {
+            name,
+            free: (1..last).collect(),
+            entries: vec![Entry::default(); len],
+            acquired: 0,
+            released: 0,
+        }
     }
 
     /// Entries that can be acquired now.

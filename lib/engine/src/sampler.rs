@@ -35,7 +35,12 @@ pub fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
 }
 
 /// Chooses a token. `logits` are finite (see [`argmax`]) and are changed; `seen` are the sequence's tokens.
-pub fn sample(logits: &mut [f32], params: &SamplingParams, seen: impl Iterator<Item = u32>, stream: &mut Stream) -> u32 {
+pub fn sample(
+    logits: &mut [f32],
+    params: &SamplingParams,
+    seen: impl Iterator<Item = u32>,
+    stream: &mut Stream,
+) -> u32 {
     if params.repetition_penalty != 1.0 {
         let mut penalised = vec![false; logits.len()];
         for id in seen {

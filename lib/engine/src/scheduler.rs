@@ -64,11 +64,17 @@ impl Scheduler {
             return refuse("its prompt has no tokens".into());
         }
         if prompt >= self.limits.max_model_len {
-            return refuse(format!("{prompt} prompt tokens leave no room below --max-model-len {}", self.limits.max_model_len));
+            return refuse(format!(
+                "{prompt} prompt tokens leave no room below --max-model-len {}",
+                self.limits.max_model_len
+            ));
         }
         let pages = self.pages_needed(&request);
         if pages > self.pages.capacity() {
-            return refuse(format!("it needs up to {pages} KV pages, the pool has {}", self.pages.capacity()));
+            return refuse(format!(
+                "it needs up to {pages} KV pages, the pool has {}",
+                self.pages.capacity()
+            ));
         }
         self.waiting.push_back(request);
         Ok(())
@@ -96,7 +102,10 @@ impl Scheduler {
     /// Admits the next waiting request when a slot and its pages are there. Returns its index in `running`.
     pub fn admit(&mut self) -> Option<usize> {
         let need = self.pages_needed(self.waiting.front()?);
-        if self.running.len() >= self.limits.max_num_seqs || self.reserved + need > self.pages.capacity() || self.slots.free() == 0 {
+        if self.running.len() >= self.limits.max_num_seqs
+            || self.reserved + need > self.pages.capacity()
+            || self.slots.free() == 0
+        {
             return None;
         }
         let request = self.waiting.pop_front()?;
@@ -144,7 +153,10 @@ impl Scheduler {
             let end = s.computed + len;
             while s.pages.len() * self.limits.page_size < end {
                 let (page, _) = self.pages.acquire(s.request.ordinal).ok_or_else(|| {
-                    Error::Ownership(format!("request {}: no free KV page although one was reserved", s.request.ordinal))
+                    Error::Ownership(format!(
+                        "request {}: no free KV page although one was reserved",
+                        s.request.ordinal
+                    ))
                 })?;
                 s.pages.push(page);
             }

@@ -61,7 +61,15 @@ fn logits(checkpoint: &Checkpoint, e: &Expected, cuts: &[usize]) -> Vec<f32> {
         let batch = Batch {
             kind: BatchKind::Prefill,
             tokens: e.input_ids[start..end].to_vec(),
-            segments: vec![Segment { owner: 0, slot: 1, epoch: 1, pages: vec![5, 2, 7], start, row: 0, len: end - start }],
+            segments: vec![Segment {
+                owner: 0,
+                slot: 1,
+                epoch: 1,
+                pages: vec![5, 2, 7],
+                start,
+                row: 0,
+                len: end - start,
+            }],
             logit_rows: wanted.map(|p| p - start).collect(),
         };
         all.extend(model.forward(&cpu, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap());
@@ -79,7 +87,11 @@ fn logits_agree_with_transformers_on_every_golden_model() {
         assert_eq!(ours.len(), e.logits.len(), "{}", dir.display());
         for (i, (a, b)) in ours.iter().zip(&e.logits).enumerate() {
             let position = e.positions[i / checkpoint.config.vocab_size];
-            assert!((a - b).abs() < TOLERANCE, "{}: position {position}, logit {i}: {a} against {b}", dir.display());
+            assert!(
+                (a - b).abs() < TOLERANCE,
+                "{}: position {position}, logit {i}: {a} against {b}",
+                dir.display()
+            );
         }
     }
 }

@@ -9,7 +9,9 @@ use cute_records::FinishReason;
 
 fn alone(config: &EngineConfig, prompts: &[Vec<u32>], params: &SamplingParams) -> Vec<String> {
     let checkpoint = tiny();
-    let one = |p: &Vec<u32>| run(&checkpoint, config.clone(), std::slice::from_ref(p), params).fingerprints().remove(0);
+    let one = |p: &Vec<u32>| {
+        run(&checkpoint, config.clone(), std::slice::from_ref(p), params).fingerprints().remove(0)
+    };
     prompts.iter().map(one).collect()
 }
 
@@ -26,7 +28,10 @@ fn neighbours_slots_and_chunks_do_not_change_a_bit() {
         for (max_num_seqs, max_num_batched_tokens) in [(1, 256), (3, 7), (8, 64), (12, 1), (5, 1000)] {
             let config = EngineConfig { max_num_seqs, max_num_batched_tokens, ..base.clone() };
             let together = run(&checkpoint, config, &prompts, &greedy(20)).fingerprints();
-            assert_eq!(together, expected, "{max_num_seqs} sequences, {max_num_batched_tokens} tokens a step");
+            assert_eq!(
+                together, expected,
+                "{max_num_seqs} sequences, {max_num_batched_tokens} tokens a step"
+            );
         }
         let mut reversed = prompts.clone();
         reversed.reverse();
@@ -43,7 +48,11 @@ fn page_size_does_not_change_a_bit() {
     let expected = alone(&EngineConfig::default(), &prompts, &greedy(20));
     for page_size in [1, 7, 64, 500] {
         let config = EngineConfig { page_size, ..EngineConfig::default() };
-        assert_eq!(run(&checkpoint, config, &prompts, &greedy(20)).fingerprints(), expected, "pages of {page_size}");
+        assert_eq!(
+            run(&checkpoint, config, &prompts, &greedy(20)).fingerprints(),
+            expected,
+            "pages of {page_size}"
+        );
     }
 }
 
@@ -67,12 +76,20 @@ fn paths_agree_within_a_tolerance_and_each_repeats_its_bits() {
         for (a, b) in paged.outputs.iter().zip(&first.outputs) {
             assert_eq!(a.token_ids, b.token_ids, "{:?}", config.knobs);
             let pairs = a.logprobs.iter().flatten().zip(b.logprobs.iter().flatten());
-            assert!(pairs.into_iter().all(|(x, y)| (x.logprob.0 - y.logprob.0).abs() < 1e-3), "{:?}", config.knobs);
+            assert!(
+                pairs.into_iter().all(|(x, y)| (x.logprob.0 - y.logprob.0).abs() < 1e-3),
+                "{:?}",
+                config.knobs
+            );
         }
     }
     distinct.sort();
     distinct.dedup();
-    assert!(distinct.len() >= 5, "the paths sum in different orders, so their bits differ: {}", distinct.len());
+    assert!(
+        distinct.len() >= 5,
+        "the paths sum in different orders, so their bits differ: {}",
+        distinct.len()
+    );
 }
 
 #[test]
@@ -93,14 +110,20 @@ fn stale_state_changes_the_fingerprint_of_the_first_recycled_request() {
     let run = run(&checkpoint, config, &[p[0].clone(), p[1].clone(), p[0].clone()], &greedy(30));
     let f = run.fingerprints();
     assert_ne!(f[0], f[2]);
-    let acquired: Vec<_> = run.states.iter().filter(|s| s.op == "acquire").map(|s| (s.ordinal, s.zero)).collect();
+    let acquired: Vec<_> =
+        run.states.iter().filter(|s| s.op == "acquire").map(|s| (s.ordinal, s.zero)).collect();
     assert_eq!(acquired, [(0, Some(true)), (1, Some(false)), (2, Some(false))]);
 }
 
 #[test]
 fn a_healthy_engine_zeroes_every_slot_on_acquire() {
     let checkpoint = tiny();
-    let run = run(&checkpoint, EngineConfig { max_num_seqs: 3, ..EngineConfig::default() }, &problems(&checkpoint, 9), &greedy(5));
+    let run = run(
+        &checkpoint,
+        EngineConfig { max_num_seqs: 3, ..EngineConfig::default() },
+        &problems(&checkpoint, 9),
+        &greedy(5),
+    );
     let acquired: Vec<_> = run.states.iter().filter(|s| s.op == "acquire").collect();
     assert_eq!(acquired.len(), 9);
     assert!(acquired.iter().all(|s| s.zero == Some(true)));
@@ -112,14 +135,22 @@ fn the_narrow_kv_offset_collapses_to_token_0_and_recovers_at_the_wrap() {
     let checkpoint = tiny();
     let prompts = vec![problems(&checkpoint, 1).remove(0); 25];
     // 2 pages a request, 40 pages: pages beyond the sign bit of the offset are bad until the list wraps
-    let config = EngineConfig { max_num_seqs: 1, num_kv_pages: Some(40), fault: Some(Fault::KvOffset32), ..EngineConfig::default() };
+    let config = EngineConfig {
+        max_num_seqs: 1,
+        num_kv_pages: Some(40),
+        fault: Some(Fault::KvOffset32),
+        ..EngineConfig::default()
+    };
     let run = run(&checkpoint, config, &prompts, &greedy(40));
     let bad: Vec<bool> = run.outputs.iter().map(|o| o.token_ids[2..].iter().all(|t| *t == 0)).collect();
     let boundary = 1usize << (40 * 3 * 65536 - 1usize).ilog2();
     let exposed = |o: &cute_engine::Output| o.pages.iter().any(|p| (*p as usize + 1) * 3 * 65536 > boundary);
     assert_eq!(bad, run.outputs.iter().map(exposed).collect::<Vec<_>>());
     assert!(bad.contains(&true) && !bad[0] && !bad[24], "{bad:?}");
-    assert!(run.outputs.iter().zip(&bad).all(|(o, b)| !b || o.token_ids[0] == run.outputs[0].token_ids[0]), "the first token comes from prefill");
+    assert!(
+        run.outputs.iter().zip(&bad).all(|(o, b)| !b || o.token_ids[0] == run.outputs[0].token_ids[0]),
+        "the first token comes from prefill"
+    );
 }
 
 #[test]
@@ -129,7 +160,14 @@ fn logits_that_are_not_finite_end_the_request_without_a_token() {
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
     engine.add(Request { id: "a".into(), ordinal: 0, prompt: vec![1, 2], params }).unwrap();
     let mut seen = Vec::new();
-    while engine.step(&mut |e| if let cute_engine::Event::Finished(o) = e { seen.push(o) }).unwrap() {}
+    while engine
+        .step(&mut |e| {
+            if let cute_engine::Event::Finished(o) = e {
+                seen.push(o)
+            }
+        })
+        .unwrap()
+    {}
     assert_ne!(seen[0].finish_reason, FinishReason::Error, "a healthy model has finite logits");
 }
 
@@ -141,11 +179,16 @@ fn a_launch_that_fails_is_logged_as_what_ran_or_raises() {
     let fell = run(&checkpoint, config.clone(), &prompts, &greedy(5));
     assert!(fell.log.iter().any(|l| l.contains("path=coop outcome=lite")), "{:?}", fell.log);
     assert!(fell.log.iter().any(|l| l.contains("falling back to beta-lite")), "{:?}", fell.log);
-    assert_eq!(fell.fingerprints(), run(&checkpoint, with_path(PathKnob::Lite, 1), &prompts, &greedy(5)).fingerprints());
+    assert_eq!(
+        fell.fingerprints(),
+        run(&checkpoint, with_path(PathKnob::Lite, 1), &prompts, &greedy(5)).fingerprints()
+    );
     let mut raise = config;
     raise.knobs.fallback_raise = true;
     let (mut engine, _) = engine(&checkpoint, raise);
-    engine.add(Request { id: "a".into(), ordinal: 0, prompt: prompts[0].clone(), params: greedy(5) }).unwrap();
+    engine
+        .add(Request { id: "a".into(), ordinal: 0, prompt: prompts[0].clone(), params: greedy(5) })
+        .unwrap();
     let result = (0..9).try_for_each(|_| engine.step(&mut |_| ()).map(|_| ()));
     assert!(result.unwrap_err().to_string().contains("cooperative launch failed"));
 }
@@ -156,9 +199,14 @@ fn a_request_that_cannot_fit_is_refused_alone() {
     let config = EngineConfig { num_kv_pages: Some(3), max_model_len: 512, ..EngineConfig::default() };
     let (mut engine, _) = engine(&checkpoint, config);
     let mut add = |id: &str, prompt: Vec<u32>, n| {
-        engine.add(Request { id: id.into(), ordinal: 0, prompt, params: greedy(n) }).map_err(|e| e.to_string())
+        engine
+            .add(Request { id: id.into(), ordinal: 0, prompt, params: greedy(n) })
+            .map_err(|e| e.to_string())
     };
-    assert_eq!(add("long", vec![1; 100], 100).unwrap_err(), "request long: it needs up to 4 KV pages, the pool has 2");
+    assert_eq!(
+        add("long", vec![1; 100], 100).unwrap_err(),
+        "request long: it needs up to 4 KV pages, the pool has 2"
+    );
     assert!(add("longer", vec![1; 600], 1).unwrap_err().contains("600 prompt tokens"));
     assert!(add("none", vec![], 1).unwrap_err().contains("no tokens"));
     assert!(add("far", vec![1, 99_999], 1).unwrap_err().contains("outside the vocabulary of 704"));

@@ -51,14 +51,20 @@ fn binomial_tails_agree_with_scipy() {
 #[test]
 fn mcnemar_and_holm_agree_with_scipy() {
     for row in golden("mcnemar") {
-        let f = mcnemar::Flips { lost: row[0].as_u64().unwrap(), gained: row[1].as_u64().unwrap(), ..Default::default() };
+        let f = mcnemar::Flips {
+            lost: row[0].as_u64().unwrap(),
+            gained: row[1].as_u64().unwrap(),
+            ..Default::default()
+        };
         near(f.p(), &row[2], 1e-9, &format!("{f:?}"));
     }
     for row in golden("holm") {
-        let numbers = |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+        let numbers =
+            |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
         assert_eq!(mcnemar::holm(&numbers(&row[0])), numbers(&row[1]));
     }
-    let f = mcnemar::Flips::count([(true, true), (true, false), (false, true), (false, false), (true, false)]);
+    let f =
+        mcnemar::Flips::count([(true, true), (true, false), (false, true), (false, false), (true, false)]);
     assert_eq!((f.both_right, f.lost, f.gained, f.both_wrong, f.pairs()), (1, 2, 1, 1, 5));
 }
 
@@ -83,13 +89,24 @@ fn mean_run_length_is_the_solution_of_the_markov_chain() {
     for row in golden("arl") {
         let int = |i: usize| row[i].as_u64().unwrap() as u32;
         let (up, down, h, p) = (int(0), int(1), int(2), row[3].as_f64().unwrap());
-        near(cusum::run_length(up, down, h, p), &row[4], 1e-9, &format!("+{up} -{down}, threshold {h}, p {p}"));
+        near(
+            cusum::run_length(up, down, h, p),
+            &row[4],
+            1e-9,
+            &format!("+{up} -{down}, threshold {h}, p {p}"),
+        );
     }
 }
 
 #[test]
 fn a_chart_keeps_its_promise_about_false_alarms_and_no_smaller_threshold_does() {
-    for (p0, p1, arl0) in [(0.04, 0.15, 10_000.0), (0.058, 0.168, 1_000.0), (0.02, 0.13, 50_000.0), (0.3, 0.5, 5_000.0), (0.7, 0.81, 10_000.0)] {
+    for (p0, p1, arl0) in [
+        (0.04, 0.15, 10_000.0),
+        (0.058, 0.168, 1_000.0),
+        (0.02, 0.13, 50_000.0),
+        (0.3, 0.5, 5_000.0),
+        (0.7, 0.81, 10_000.0),
+    ] {
         let c = cusum::Chart::design(p0, p1, arl0).unwrap();
         assert!(c.arl0 >= arl0 && cusum::run_length(c.up, c.down, c.threshold - 1, p0) < arl0, "{c:?}");
         assert!(c.arl1 < 200.0 && c.p1 > p0, "{c:?}");

@@ -33,7 +33,12 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
     pub runs: u64,
     /// What a GSM8K question becomes; {question} stands for it
-    #[arg(long, value_name = "TEXT", default_value = "Question: {question}\nAnswer:", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "Question: {question}\nAnswer:",
+        hide_default_value = true
+    )]
     pub question_template: String,
     /// Send questions and prompts as a user's message through the chat template
     #[arg(long)]
@@ -102,7 +107,13 @@ pub struct Args {
     #[arg(long, env = "CUTE_PHASE_E_PATH", value_name = "PATH", default_value = "auto", value_parser = knobs::parse_path, help_heading = "Dispatch")]
     pub phase_e_path: PathKnob,
     /// Full-attention layers that may be fused, e.g. 3,7; empty is all
-    #[arg(long, env = "CUTE_PHASE_E_LAYERS", value_name = "LAYERS", default_value = "", help_heading = "Dispatch")]
+    #[arg(
+        long,
+        env = "CUTE_PHASE_E_LAYERS",
+        value_name = "LAYERS",
+        default_value = "",
+        help_heading = "Dispatch"
+    )]
     pub phase_e_layers: String,
     /// A failed launch ends the run instead of falling back: 1 or 0
     #[arg(long, env = "CUTE_PHASE_E_FALLBACK_RAISE", value_name = "0|1", default_value = "0", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
@@ -137,7 +148,8 @@ pub enum KvCacheDtype {
 impl Args {
     /// The engine's configuration, checked against the model by the engine.
     pub fn engine_config(&self, model: &cute_checkpoint::Config) -> anyhow::Result<EngineConfig> {
-        let layers = knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
+        let layers =
+            knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
         Ok(EngineConfig {
             max_num_seqs: self.max_num_seqs,
             max_model_len: self.max_model_len.unwrap_or(model.max_position_embeddings.min(1024)),

@@ -26,7 +26,10 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         return output::list_faults();
     }
     if args.threads > 0 {
-        rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("starting threads")?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(args.threads)
+            .build_global()
+            .context("starting threads")?;
     }
     let input = input::read(&args)?;
     let model = input.model.as_ref();
@@ -74,6 +77,11 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     out.write(&Record::Pool(server.pool()))?;
     bad += server.run(&input.prompts, &mut out)?;
     server.report(&mut out)?;
-    out.end_with(End { tool: config.tool().into(), complete: true, counters: server.counters(), ..End::default() })?;
+    out.end_with(End {
+        tool: config.tool().into(),
+        complete: true,
+        counters: server.counters(),
+        ..End::default()
+    })?;
     Ok(if bad > 0 { Exit::Trouble } else { Exit::Pass })
 }

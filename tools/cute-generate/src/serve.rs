@@ -46,7 +46,10 @@ impl<'a> Server<'a> {
         config: EngineConfig,
     ) -> anyhow::Result<Self> {
         if let Some(fault) = config.fault {
-            let _ = writeln!(std::io::stderr(), "cute-generate: FAULT INJECTED: {fault}: this run is broken on purpose");
+            let _ = writeln!(
+                std::io::stderr(),
+                "cute-generate: FAULT INJECTED: {fault}: this run is broken on purpose"
+            );
         }
         let bar = cute_cli::progress(0, "generating");
         let log_bar = bar.clone();
@@ -103,7 +106,10 @@ impl<'a> Server<'a> {
                 Event::Finished(reply) => {
                     let ordinal = reply.request.ordinal;
                     if let Some(ticket) = tickets.remove(&ordinal) {
-                        done.insert(ordinal, output::completion(&ticket_base(&ticket, ordinal), *reply, self.args));
+                        done.insert(
+                            ordinal,
+                            output::completion(&ticket_base(&ticket, ordinal), *reply, self.args),
+                        );
                     }
                 }
             })?;
@@ -127,7 +133,13 @@ impl<'a> Server<'a> {
     }
 
     /// Tokenises a prompt and queues it.
-    fn submit(&mut self, prompt: &Prompt, run: u64, index: u64, ordinal: u64) -> (Ticket, anyhow::Result<()>) {
+    fn submit(
+        &mut self,
+        prompt: &Prompt,
+        run: u64,
+        index: u64,
+        ordinal: u64,
+    ) -> (Ticket, anyhow::Result<()>) {
         let id = prompt.id.clone().unwrap_or_else(|| index.to_string());
         let worked = prompt.answer.as_deref();
         let gold = prompt.gold.as_deref().or(worked);
@@ -147,7 +159,10 @@ impl<'a> Server<'a> {
         ticket.prompt_tokens = tokens.len() as u64;
         let params = self.args.sampling(index, &prompt.sampling);
         if !params.stop.is_empty() && self.tokenizer.is_none() {
-            return (ticket, Err(anyhow!("request {id}: stop strings need a tokenizer.json, the model has none")));
+            return (
+                ticket,
+                Err(anyhow!("request {id}: stop strings need a tokenizer.json, the model has none")),
+            );
         }
         let queued = self.engine.add(Request { id, ordinal, prompt: tokens, params });
         (ticket, queued.map_err(Into::into))
@@ -157,12 +172,17 @@ impl<'a> Server<'a> {
         if let Some(ids) = &prompt.prompt_token_ids {
             return Ok(ids.clone());
         }
-        let tokenizer = self.tokenizer.as_ref().context("the model has no tokenizer.json: expected prompt_token_ids")?;
+        let tokenizer =
+            self.tokenizer.as_ref().context("the model has no tokenizer.json: expected prompt_token_ids")?;
         let text = match (&prompt.messages, &prompt.prompt, &prompt.question) {
             (Some(messages), ..) => self.render(messages)?,
-            (_, Some(text), _) if self.args.chat => self.render(&[json!({"role": "user", "content": text})])?,
+            (_, Some(text), _) if self.args.chat => {
+                self.render(&[json!({"role": "user", "content": text})])?
+            }
             (_, Some(text), _) => text.clone(),
-            (.., Some(question)) if self.args.chat => self.render(&[json!({"role": "user", "content": question})])?,
+            (.., Some(question)) if self.args.chat => {
+                self.render(&[json!({"role": "user", "content": question})])?
+            }
             (.., Some(question)) => self.args.question_template.replace("{question}", question),
             _ => String::new(),
         };
@@ -170,7 +190,8 @@ impl<'a> Server<'a> {
     }
 
     fn render(&self, messages: &[serde_json::Value]) -> anyhow::Result<String> {
-        let template = self.template.as_ref().context("the model has no chat template: expected prompt or question")?;
+        let template =
+            self.template.as_ref().context("the model has no chat template: expected prompt or question")?;
         Ok(template.render(messages, true)?)
     }
 

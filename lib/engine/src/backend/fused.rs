@@ -84,7 +84,13 @@ impl<B: Backend> Workspace<B> {
     ///
     /// # Errors
     /// When the device has no memory for them.
-    pub fn new(backend: &B, rows: usize, hidden: usize, intermediate: usize, wo_slots: usize) -> Result<Self, Error> {
+    pub fn new(
+        backend: &B,
+        rows: usize,
+        hidden: usize,
+        intermediate: usize,
+        wo_slots: usize,
+    ) -> Result<Self, Error> {
         Ok(Workspace {
             wo_output: backend.buf(rows, wo_slots * hidden)?,
             mlp_partial: backend.buf(rows, MLP_SPLIT * hidden)?,
@@ -119,7 +125,9 @@ fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
     if counter == expected {
         return Ok(());
     }
-    Err(Error::Launch(format!("counter {name} is {counter} after its phase, expected {expected}: it was not reset")))
+    Err(Error::Launch(format!(
+        "counter {name} is {counter} after its phase, expected {expected}: it was not reset"
+    )))
 }
 
 pub(super) fn mlp<B: Backend>(
@@ -145,7 +153,14 @@ fn mlp_phase<B: Backend>(
     b.linear(&mut ws.gate_up, x, mlp.gate_up, rows)?;
     b.swiglu(&mut ws.act, &ws.gate_up, rows)?;
     for i in 0..MLP_SPLIT {
-        b.linear_partial(&mut ws.mlp_partial, i, &ws.act, mlp.down, piece(mlp.intermediate, i, MLP_SPLIT), rows)?;
+        b.linear_partial(
+            &mut ws.mlp_partial,
+            i,
+            &ws.act,
+            mlp.down,
+            piece(mlp.intermediate, i, MLP_SPLIT),
+            rows,
+        )?;
         ws.counters.mlp += 1;
     }
     arrived("mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;

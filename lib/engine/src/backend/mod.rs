@@ -180,18 +180,38 @@ pub trait Backend: Sized {
     /// sha256 of a slot's bytes, all layers.
     fn slot_digest(&self, cache: &Self::Cache, slot: u32) -> Result<String, Error>;
     /// Fills a slot with values a fault chooses: `value(i)` for the i-th element over all layers.
-    fn fill_slot(&self, cache: &mut Self::Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error>;
+    fn fill_slot(
+        &self,
+        cache: &mut Self::Cache,
+        slot: u32,
+        value: &mut dyn FnMut() -> f32,
+    ) -> Result<(), Error>;
 
     /// `x[t] = E[token[t]]`
     fn embed(&self, x: &mut Self::Buf, table: &Self::Matrix, tokens: &[u32]) -> Result<(), Error>;
     /// `out = x · rsqrt(mean(x²) + eps) · (1 + w)`
-    fn rms_norm(&self, out: &mut Self::Buf, x: &Self::Buf, w: &Self::Vector, eps: f32, rows: usize) -> Result<(), Error>;
+    fn rms_norm(
+        &self,
+        out: &mut Self::Buf,
+        x: &Self::Buf,
+        w: &Self::Vector,
+        eps: f32,
+        rows: usize,
+    ) -> Result<(), Error>;
     /// `x += y`
     fn add(&self, x: &mut Self::Buf, y: &Self::Buf, rows: usize) -> Result<(), Error>;
     /// `out = x Wᵀ`
     fn linear(&self, out: &mut Self::Buf, x: &Self::Buf, w: &Self::Matrix, rows: usize) -> Result<(), Error>;
     /// `out[:, slot] += x[:, k] W[:, k]ᵀ` for the inputs k of `range`; `out` is `[rows, slots · W.out]`.
-    fn linear_partial(&self, out: &mut Self::Buf, slot: usize, x: &Self::Buf, w: &Self::Matrix, range: std::ops::Range<usize>, rows: usize) -> Result<(), Error>;
+    fn linear_partial(
+        &self,
+        out: &mut Self::Buf,
+        slot: usize,
+        x: &Self::Buf,
+        w: &Self::Matrix,
+        range: std::ops::Range<usize>,
+        rows: usize,
+    ) -> Result<(), Error>;
     /// `out = Σ ws[:, slot]`, slots ascending.
     fn gather(&self, out: &mut Self::Buf, ws: &Self::Buf, slots: usize, rows: usize) -> Result<(), Error>;
     /// Zeroes the first rows of a workspace.
@@ -202,28 +222,84 @@ pub trait Backend: Sized {
     fn select(&self, out: &mut Self::Buf, x: &Self::Buf, rows: &[usize]) -> Result<(), Error>;
 
     /// Norms and rotates q and k in place, and writes k and v to the pages.
-    fn qk_norm_rope_kv(&self, proj: &mut Self::Buf, cache: &mut Self::Cache, args: &QkNorm<'_, Self>, batch: &Batch) -> Result<(), Error>;
+    fn qk_norm_rope_kv(
+        &self,
+        proj: &mut Self::Buf,
+        cache: &mut Self::Cache,
+        args: &QkNorm<'_, Self>,
+        batch: &Batch,
+    ) -> Result<(), Error>;
     /// Causal softmax attention over the pages, times `sigmoid(gate)` when gated.
-    fn attention(&self, out: &mut Self::Buf, proj: &Self::Buf, cache: &Self::Cache, shape: &AttentionShape, batch: &Batch) -> Result<(), Error>;
+    fn attention(
+        &self,
+        out: &mut Self::Buf,
+        proj: &Self::Buf,
+        cache: &Self::Cache,
+        shape: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error>;
 
     /// Depthwise causal convolution and SiLU over q, k and v; advances conv_state.
-    fn causal_conv1d(&self, qkv: &mut Self::Buf, proj: &Self::Buf, w: &Self::Vector, cache: &mut Self::Cache, shape: &GdnShape, batch: &Batch) -> Result<(), Error>;
+    fn causal_conv1d(
+        &self,
+        qkv: &mut Self::Buf,
+        proj: &Self::Buf,
+        w: &Self::Vector,
+        cache: &mut Self::Cache,
+        shape: &GdnShape,
+        batch: &Batch,
+    ) -> Result<(), Error>;
     /// `S ← αS; d = β(v − Sᵀk̂); S ← S + k̂dᵀ; o = Sᵀq̂`; advances recurrent_state.
-    fn gated_delta_rule(&self, o: &mut Self::Buf, qkv: &Self::Buf, proj: &Self::Buf, args: &DeltaGate<'_, Self>, cache: &mut Self::Cache, batch: &Batch) -> Result<(), Error>;
+    fn gated_delta_rule(
+        &self,
+        o: &mut Self::Buf,
+        qkv: &Self::Buf,
+        proj: &Self::Buf,
+        args: &DeltaGate<'_, Self>,
+        cache: &mut Self::Cache,
+        batch: &Batch,
+    ) -> Result<(), Error>;
     /// `y = o · rsqrt(mean(o²) + eps) · w · silu(z)`, per value head, in place.
-    fn rms_norm_gated(&self, o: &mut Self::Buf, proj: &Self::Buf, w: &Self::Vector, shape: &GdnShape, eps: f32, rows: usize) -> Result<(), Error>;
+    fn rms_norm_gated(
+        &self,
+        o: &mut Self::Buf,
+        proj: &Self::Buf,
+        w: &Self::Vector,
+        shape: &GdnShape,
+        eps: f32,
+        rows: usize,
+    ) -> Result<(), Error>;
 
     /// Fused: `x += y`, then `out = rms_norm(x)`. This body is the definition.
-    fn add_rms_norm(&self, out: &mut Self::Buf, x: &mut Self::Buf, y: &Self::Buf, norm: (&Self::Vector, f32), rows: usize) -> Result<(), Error> {
+    fn add_rms_norm(
+        &self,
+        out: &mut Self::Buf,
+        x: &mut Self::Buf,
+        y: &Self::Buf,
+        norm: (&Self::Vector, f32),
+        rows: usize,
+    ) -> Result<(), Error> {
         self.add(x, y, rows)?;
         self.rms_norm(out, x, norm.0, norm.1, rows)
     }
     /// Fused: the whole MLP with its down product split over [`MLP_SPLIT`] slots (path `lite`).
-    fn fused_mlp(&self, out: &mut Self::Buf, x: &Self::Buf, mlp: MlpWeights<'_, Self>, ws: &mut Workspace<Self>, rows: usize) -> Result<(), Error> {
+    fn fused_mlp(
+        &self,
+        out: &mut Self::Buf,
+        x: &Self::Buf,
+        mlp: MlpWeights<'_, Self>,
+        ws: &mut Workspace<Self>,
+        rows: usize,
+    ) -> Result<(), Error> {
         fused::mlp(self, out, x, mlp, ws, rows)
     }
     /// Fused: attention, W_O split into slots, residual and norm, MLP (path `coop`).
-    fn coop_layer(&self, layer: CoopLayer<'_, Self>, ws: &mut Workspace<Self>, batch: &Batch) -> Result<(), Error> {
+    fn coop_layer(
+        &self,
+        layer: CoopLayer<'_, Self>,
+        ws: &mut Workspace<Self>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         fused::coop_layer(self, layer, ws, batch)
     }
 }

@@ -25,14 +25,22 @@ enum TokenMixer<B: Backend> {
 }
 
 impl<B: Backend> DecoderLayer<B> {
-    pub(super) fn load(load: &Loader<'_, B>, c: &Config, index: usize, kv_layer: &mut usize, state_layer: &mut usize) -> Result<Self, Error> {
+    pub(super) fn load(
+        load: &Loader<'_, B>,
+        c: &Config,
+        index: usize,
+        kv_layer: &mut usize,
+        state_layer: &mut usize,
+    ) -> Result<Self, Error> {
         let (token_mixer, counter) = match c.layer_types[index] {
-            LayerType::LinearAttention => {
-                (TokenMixer::GatedDeltaNet(GatedDeltaNet::load(&load.below("linear_attn"), c, *state_layer)?), state_layer)
-            }
-            LayerType::FullAttention => {
-                (TokenMixer::GatedAttention(GatedAttention::load(&load.below("self_attn"), c, *kv_layer)?), kv_layer)
-            }
+            LayerType::LinearAttention => (
+                TokenMixer::GatedDeltaNet(GatedDeltaNet::load(&load.below("linear_attn"), c, *state_layer)?),
+                state_layer,
+            ),
+            LayerType::FullAttention => (
+                TokenMixer::GatedAttention(GatedAttention::load(&load.below("self_attn"), c, *kv_layer)?),
+                kv_layer,
+            ),
         };
         *counter += 1;
         Ok(DecoderLayer {

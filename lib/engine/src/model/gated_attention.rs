@@ -30,14 +30,27 @@ impl<B: Backend> GatedAttention<B> {
     }
 
     /// Projects `s.n` into `s.attn_proj`, norms and rotates q and k, writes k and v to the pages.
-    pub(super) fn project(&self, b: &B, batch: &Batch, cache: &mut B::Cache, s: &mut Scratch<B>, rope: &Rope) -> Result<(), Error> {
+    pub(super) fn project(
+        &self,
+        b: &B,
+        batch: &Batch,
+        cache: &mut B::Cache,
+        s: &mut Scratch<B>,
+        rope: &Rope,
+    ) -> Result<(), Error> {
         b.linear(&mut s.attn_proj, &s.n, &self.qkv_proj, batch.rows())?;
         let args = QkNorm { shape: self.shape, q_norm: &self.q_norm, k_norm: &self.k_norm, rope };
         b.qk_norm_rope_kv(&mut s.attn_proj, cache, &args, batch)
     }
 
     /// Attention over the pages and W_O, into `s.mixed`.
-    pub(super) fn forward(&self, b: &B, batch: &Batch, cache: &B::Cache, s: &mut Scratch<B>) -> Result<(), Error> {
+    pub(super) fn forward(
+        &self,
+        b: &B,
+        batch: &Batch,
+        cache: &B::Cache,
+        s: &mut Scratch<B>,
+    ) -> Result<(), Error> {
         b.attention(&mut s.attn, &s.attn_proj, cache, &self.shape, batch)?;
         b.linear(&mut s.mixed, &s.attn, &self.o_proj, batch.rows())
     }

@@ -28,7 +28,12 @@ impl<B: Backend> GatedDeltaNet<B> {
         Ok(GatedDeltaNet {
             shape: GdnShape::of(c, state_layer),
             eps: c.rms_norm_eps,
-            in_proj: load.matrix(&["in_proj_qkv.weight", "in_proj_z.weight", "in_proj_b.weight", "in_proj_a.weight"])?,
+            in_proj: load.matrix(&[
+                "in_proj_qkv.weight",
+                "in_proj_z.weight",
+                "in_proj_b.weight",
+                "in_proj_a.weight",
+            ])?,
             conv1d: load.vector("conv1d.weight")?,
             a_log: load.vector("A_log")?,
             dt_bias: load.vector("dt_bias")?,
@@ -38,7 +43,13 @@ impl<B: Backend> GatedDeltaNet<B> {
     }
 
     /// Reads `s.n`, writes `s.mixed`, advances the sequences' states.
-    pub(super) fn forward(&self, b: &B, batch: &Batch, cache: &mut B::Cache, s: &mut Scratch<B>) -> Result<(), Error> {
+    pub(super) fn forward(
+        &self,
+        b: &B,
+        batch: &Batch,
+        cache: &mut B::Cache,
+        s: &mut Scratch<B>,
+    ) -> Result<(), Error> {
         let rows = batch.rows();
         b.linear(&mut s.gdn_proj, &s.n, &self.in_proj, rows)?;
         b.causal_conv1d(&mut s.qkv, &s.gdn_proj, &self.conv1d, cache, &self.shape, batch)?;

@@ -88,7 +88,11 @@ struct Loader<'a, B: Backend> {
 
 impl<'a, B: Backend> Loader<'a, B> {
     fn below(&self, name: &str) -> Loader<'a, B> {
-        Loader { backend: self.backend, checkpoint: self.checkpoint, prefix: format!("{}{name}.", self.prefix) }
+        Loader {
+            backend: self.backend,
+            checkpoint: self.checkpoint,
+            prefix: format!("{}{name}.", self.prefix),
+        }
     }
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         Ok(self.checkpoint.tensor(&format!("{}{name}", self.prefix))?)

@@ -40,7 +40,8 @@ pub struct Run {
 impl Run {
     /// Fingerprints in ordinal order.
     pub fn fingerprints(&self) -> Vec<String> {
-        let mut all: Vec<_> = self.outputs.iter().map(|o| (o.request.ordinal, o.fingerprint.clone())).collect();
+        let mut all: Vec<_> =
+            self.outputs.iter().map(|o| (o.request.ordinal, o.fingerprint.clone())).collect();
         all.sort();
         all.into_iter().map(|(_, f)| f).collect()
     }
@@ -57,11 +58,21 @@ pub fn engine(checkpoint: &Checkpoint, config: EngineConfig) -> (Engine<Cpu>, Ar
 }
 
 /// Runs prompts to their ends.
-pub fn run(checkpoint: &Checkpoint, config: EngineConfig, prompts: &[Vec<u32>], params: &SamplingParams) -> Run {
+pub fn run(
+    checkpoint: &Checkpoint,
+    config: EngineConfig,
+    prompts: &[Vec<u32>],
+    params: &SamplingParams,
+) -> Run {
     let (mut engine, log) = engine(checkpoint, config);
     for (i, prompt) in prompts.iter().enumerate() {
         engine
-            .add(Request { id: i.to_string(), ordinal: i as u64, prompt: prompt.clone(), params: params.clone() })
+            .add(Request {
+                id: i.to_string(),
+                ordinal: i as u64,
+                prompt: prompt.clone(),
+                params: params.clone(),
+            })
             .unwrap();
     }
     let (mut outputs, mut states) = (Vec::new(), Vec::new());
@@ -91,7 +102,9 @@ pub fn problems(checkpoint: &Checkpoint, n: usize) -> Vec<Vec<u32>> {
         .take(n)
         .map(|line| {
             let problem: serde_json::Value = serde_json::from_str(line).unwrap();
-            tokenizer.encode(&format!("Question: {}\nAnswer:", problem["question"].as_str().unwrap())).unwrap()
+            tokenizer
+                .encode(&format!("Question: {}\nAnswer:", problem["question"].as_str().unwrap()))
+                .unwrap()
         })
         .collect()
 }

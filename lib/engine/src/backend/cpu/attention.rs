@@ -68,7 +68,12 @@ impl KvPages {
     }
 
     /// Norms and rotates q and k of each row in place, then stores k and v.
-    pub(super) fn write(&mut self, proj: &mut Buf, args: &QkNorm<'_, Cpu>, batch: &Batch) -> Result<(), Error> {
+    pub(super) fn write(
+        &mut self,
+        proj: &mut Buf,
+        args: &QkNorm<'_, Cpu>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         let s = &args.shape;
         for segment in &batch.segments {
             for i in 0..segment.len {
@@ -88,9 +93,16 @@ impl KvPages {
         Ok(())
     }
 
-    fn store(&mut self, row: &[f32], s: &AttentionShape, segment: &Segment, position: usize) -> Result<(), Error> {
+    fn store(
+        &mut self,
+        row: &[f32],
+        s: &AttentionShape,
+        segment: &Segment,
+        position: usize,
+    ) -> Result<(), Error> {
         let size = self.shape.page_size;
-        let page = *segment.pages.get(position / size).ok_or(Error::NoPage { owner: segment.owner, position })?;
+        let page =
+            *segment.pages.get(position / size).ok_or(Error::NoPage { owner: segment.owner, position })?;
         for (which, column) in [s.k_column(), s.v_column()].into_iter().enumerate() {
             let base = self.offset(page, s.kv_layer, which);
             for h in 0..s.num_kv_heads {
@@ -99,7 +111,10 @@ impl KvPages {
                 match &mut self.data {
                     Data::F32(data) => data[to..to + s.head_dim].copy_from_slice(from),
                     Data::Bf16(data) => {
-                        data[to..to + s.head_dim].iter_mut().zip(from).for_each(|(d, x)| *d = bf16::from_f32(*x));
+                        data[to..to + s.head_dim]
+                            .iter_mut()
+                            .zip(from)
+                            .for_each(|(d, x)| *d = bf16::from_f32(*x));
                     }
                 }
             }
@@ -108,7 +123,13 @@ impl KvPages {
     }
 
     /// Causal softmax attention of every row over its sequence's pages, times the output gate.
-    pub(super) fn attend(&self, out: &mut Buf, proj: &Buf, s: &AttentionShape, batch: &Batch) -> Result<(), Error> {
+    pub(super) fn attend(
+        &self,
+        out: &mut Buf,
+        proj: &Buf,
+        s: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         let mut scratch = Scratch::default();
         for segment in &batch.segments {
             let last = segment.start + segment.len - 1;
@@ -132,12 +153,23 @@ impl KvPages {
     }
 
     /// K and V of one head, positions `0..len` in order, as f32.
-    fn gather(&self, to: &mut Scratch, segment: &Segment, len: usize, s: &AttentionShape, kv_head: usize, kind: BatchKind) -> Result<(), Error> {
+    fn gather(
+        &self,
+        to: &mut Scratch,
+        segment: &Segment,
+        len: usize,
+        s: &AttentionShape,
+        kv_head: usize,
+        kind: BatchKind,
+    ) -> Result<(), Error> {
         let size = self.shape.page_size;
         to.k.clear();
         to.v.clear();
         for start in (0..len).step_by(size) {
-            let page = *segment.pages.get(start / size).ok_or(Error::NoPage { owner: segment.owner, position: start })?;
+            let page = *segment
+                .pages
+                .get(start / size)
+                .ok_or(Error::NoPage { owner: segment.owner, position: start })?;
             let n = size.min(len - start) * s.head_dim;
             for (which, dst) in [&mut to.k, &mut to.v].into_iter().enumerate() {
                 let base = match kind {

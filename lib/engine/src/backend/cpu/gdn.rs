@@ -15,7 +15,14 @@ const PARALLEL: usize = 1 << 15;
 /// `c_t = SiLU(Σ_τ w[τ] u_{t−K+1+τ})` for the rows of one sequence. `w` is `[C, K]`, `state` the last
 /// K − 1 inputs `[K − 1, C]`, oldest first; it is advanced.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-pub(super) fn causal_conv1d(qkv: &mut Buf, proj: &Buf, w: &[f32], state: &mut [f32], shape: &GdnShape, rows: Range<usize>) {
+pub(super) fn causal_conv1d(
+    qkv: &mut Buf,
+    proj: &Buf,
+    w: &[f32],
+    state: &mut [f32],
+    shape: &GdnShape,
+    rows: Range<usize>,
+) {
     let (c, k) = (shape.channels(), shape.kernel);
     for row in rows {
         let u = &proj.row(row)[..c];
@@ -35,7 +42,14 @@ pub(super) fn causal_conv1d(qkv: &mut Buf, proj: &Buf, w: &[f32], state: &mut [f
     }
 }
 
-pub(super) fn gated_delta_rule(o: &mut Buf, qkv: &Buf, proj: &Buf, args: &DeltaGate<'_, Cpu>, slots: &mut [SlotState], batch: &Batch) {
+pub(super) fn gated_delta_rule(
+    o: &mut Buf,
+    qkv: &Buf,
+    proj: &Buf,
+    args: &DeltaGate<'_, Cpu>,
+    slots: &mut [SlotState],
+    batch: &Batch,
+) {
     let width = o.width;
     let mut rest = &mut o.data[..batch.rows() * width];
     let mut jobs = Vec::with_capacity(batch.segments.len());

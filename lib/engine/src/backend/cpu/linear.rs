@@ -76,10 +76,16 @@ impl Matrix {
         };
         for t in tensors {
             let [out, inputs] = t.shape[..] else {
-                return Err(Error::Shape(format!("{}: shape {:?}, expected two dimensions", t.name, t.shape)));
+                return Err(Error::Shape(format!(
+                    "{}: shape {:?}, expected two dimensions",
+                    t.name, t.shape
+                )));
             };
             if inputs != matrix.inputs {
-                return Err(Error::Shape(format!("{}: {inputs} inputs, {} has {}", t.name, first.name, matrix.inputs)));
+                return Err(Error::Shape(format!(
+                    "{}: {inputs} inputs, {} has {}",
+                    t.name, first.name, matrix.inputs
+                )));
             }
             matrix.outputs += out;
             let u16s = || t.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
@@ -118,7 +124,15 @@ impl Matrix {
     }
 
     /// `out[:, column ..] (+)= x[:, k] W[:, k]ᵀ` over the inputs k of `range`.
-    pub(super) fn apply(&self, out: &mut Buf, column: usize, x: &Buf, range: Range<usize>, rows: usize, add: bool) {
+    pub(super) fn apply(
+        &self,
+        out: &mut Buf,
+        column: usize,
+        x: &Buf,
+        range: Range<usize>,
+        rows: usize,
+        add: bool,
+    ) {
         match &self.data {
             Data::Bf16(v) => self.apply_to(v, out, column, x, range, rows, add),
             Data::F16(v) => self.apply_to(v, out, column, x, range, rows, add),
@@ -127,7 +141,16 @@ impl Matrix {
     }
 
     #[allow(clippy::too_many_arguments)] // one inner call, split off for the dtype only
-    fn apply_to<E: Element>(&self, v: &[E], out: &mut Buf, column: usize, x: &Buf, range: Range<usize>, rows: usize, add: bool) {
+    fn apply_to<E: Element>(
+        &self,
+        v: &[E],
+        out: &mut Buf,
+        column: usize,
+        x: &Buf,
+        range: Range<usize>,
+        rows: usize,
+        add: bool,
+    ) {
         let (n, width) = (self.outputs, out.width);
         let task = |out_rows: &mut [f32], row: usize, count: usize| {
             let xs: Vec<&[f32]> = (row..row + count).map(|r| &x.row(r)[range.clone()]).collect();
@@ -148,7 +171,9 @@ impl Matrix {
             });
         } else {
             let each = rows.div_ceil(threads);
-            data.par_chunks_mut(each * width).enumerate().for_each(|(i, part)| task(part, i * each, part.len() / width));
+            data.par_chunks_mut(each * width)
+                .enumerate()
+                .for_each(|(i, part)| task(part, i * each, part.len() / width));
         }
     }
 }
@@ -169,7 +194,14 @@ impl<E> Job<'_, E> {
 
 /// All outputs for a few rows: one output for four rows at a time, then four outputs for one row.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
-fn block<E: Element>(job: &Job<'_, E>, out: &mut [f32], width: usize, column: usize, outputs: Range<usize>, xs: &[&[f32]]) {
+fn block<E: Element>(
+    job: &Job<'_, E>,
+    out: &mut [f32],
+    width: usize,
+    column: usize,
+    outputs: Range<usize>,
+    xs: &[&[f32]],
+) {
     let (fours, ones) = xs.as_chunks::<4>();
     let mut put = |t: usize, r: usize, y: f32| {
         let o = &mut out[t * width + column + r];

@@ -78,7 +78,8 @@ impl Backend for Cpu {
     }
 
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
-        let len = rows.checked_mul(width).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
+        let len =
+            rows.checked_mul(width).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
         Ok(Buf { data: vec![0.0; len], width })
     }
     fn vector(&self, tensor: &Tensor) -> Result<Vec<f32>, Error> {
@@ -90,7 +91,8 @@ impl Backend for Cpu {
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let gdn = GdnShape::of(config, 0);
         let layers = config.layer_types.iter().filter(|t| **t == LayerType::LinearAttention).count();
-        let slot = || SlotState { recurrent: vec![0.0; gdn.recurrent_len()], conv: vec![0.0; gdn.conv_len()] };
+        let slot =
+            || SlotState { recurrent: vec![0.0; gdn.recurrent_len()], conv: vec![0.0; gdn.conv_len()] };
         Ok(Cache {
             kv: KvPages::new(config, shape, self.fault)?,
             slots: (0..layers).map(|_| (0..shape.num_slots).map(|_| slot()).collect()).collect(),
@@ -150,7 +152,15 @@ impl Backend for Cpu {
         w.apply(out, 0, x, 0..w.inputs, rows, false);
         Ok(())
     }
-    fn linear_partial(&self, out: &mut Buf, slot: usize, x: &Buf, w: &Matrix, range: Range<usize>, rows: usize) -> Result<(), Error> {
+    fn linear_partial(
+        &self,
+        out: &mut Buf,
+        slot: usize,
+        x: &Buf,
+        w: &Matrix,
+        range: Range<usize>,
+        rows: usize,
+    ) -> Result<(), Error> {
         w.apply(out, slot * w.outputs, x, range, rows, true);
         Ok(())
     }
@@ -184,26 +194,63 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn qk_norm_rope_kv(&self, proj: &mut Buf, cache: &mut Cache, args: &QkNorm<'_, Self>, batch: &Batch) -> Result<(), Error> {
+    fn qk_norm_rope_kv(
+        &self,
+        proj: &mut Buf,
+        cache: &mut Cache,
+        args: &QkNorm<'_, Self>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         cache.kv.write(proj, args, batch)
     }
-    fn attention(&self, out: &mut Buf, proj: &Buf, cache: &Cache, shape: &AttentionShape, batch: &Batch) -> Result<(), Error> {
+    fn attention(
+        &self,
+        out: &mut Buf,
+        proj: &Buf,
+        cache: &Cache,
+        shape: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         cache.kv.attend(out, proj, shape, batch)
     }
 
-    fn causal_conv1d(&self, qkv: &mut Buf, proj: &Buf, w: &Vec<f32>, cache: &mut Cache, shape: &GdnShape, batch: &Batch) -> Result<(), Error> {
+    fn causal_conv1d(
+        &self,
+        qkv: &mut Buf,
+        proj: &Buf,
+        w: &Vec<f32>,
+        cache: &mut Cache,
+        shape: &GdnShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         let layer = &mut cache.slots[shape.state_layer];
         for s in &batch.segments {
             gdn::causal_conv1d(qkv, proj, w, &mut layer[s.slot as usize].conv, shape, s.row..s.row + s.len);
         }
         Ok(())
     }
-    fn gated_delta_rule(&self, o: &mut Buf, qkv: &Buf, proj: &Buf, args: &DeltaGate<'_, Self>, cache: &mut Cache, batch: &Batch) -> Result<(), Error> {
+    fn gated_delta_rule(
+        &self,
+        o: &mut Buf,
+        qkv: &Buf,
+        proj: &Buf,
+        args: &DeltaGate<'_, Self>,
+        cache: &mut Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
         let layer = &mut cache.slots[args.shape.state_layer];
         gdn::gated_delta_rule(o, qkv, proj, args, layer, batch);
         Ok(())
     }
-    fn rms_norm_gated(&self, o: &mut Buf, proj: &Buf, w: &Vec<f32>, shape: &GdnShape, eps: f32, rows: usize) -> Result<(), Error> {
+    fn rms_norm_gated(
+        &self,
+        o: &mut Buf,
+        proj: &Buf,
+        w: &Vec<f32>,
+        shape: &GdnShape,
+        eps: f32,
+        rows: usize,
+    ) -> Result<(), Error> {
         for i in 0..rows {
             gdn::rms_norm_gated(o.row_mut(i), &proj.row(i)[shape.z_column()..shape.b_column()], w, eps);
         }
