@@ -196,10 +196,10 @@ fn folder(file: &str) -> Option<&str> {
 
 impl Leg {
     fn settle(&mut self) {
-        let mut order: Vec<usize> = (0..self.completions.len()).collect();
-        order.sort_by_key(|i| self.completions[*i].ordinal);
-        self.completions = order.iter().map(|i| self.completions[*i].clone()).collect();
-        self.labels = order.iter().map(|i| self.labels[*i].clone()).collect();
+        let replies = std::mem::take(&mut self.completions).into_iter().zip(std::mem::take(&mut self.labels));
+        let mut replies: Vec<(Completion, Labelled)> = replies.collect();
+        replies.sort_by_key(|(c, _)| c.ordinal);
+        (self.completions, self.labels) = replies.into_iter().unzip();
         let refs: Vec<&Completion> = self.completions.iter().collect();
         detect::across(&refs, &mut self.labels);
     }

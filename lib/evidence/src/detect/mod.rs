@@ -82,7 +82,7 @@ impl Label {
             Label::Healthy => "nothing wrong was seen",
             Label::SingleTokenRun => "one token to the end",
             Label::NgramLoop => "a phrase repeats to the end",
-            Label::CutOff => "cut off by the token limit",
+            Label::CutOff => "cut off before its end",
             Label::Empty => "no text",
             Label::StableMiss => "the same wrong answer in every healthy run",
             Label::KnifeEdge => "flips between healthy runs",

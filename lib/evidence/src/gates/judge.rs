@@ -49,6 +49,8 @@ pub struct Judgment {
 pub struct Stretch {
     /// first bad ordinal
     pub onset: u64,
+    /// last bad ordinal before recovery; none when it lasts to the end
+    pub last: Option<u64>,
     /// first good ordinal after it; none when it lasts to the end
     pub recovery: Option<u64>,
     /// further bad stretches, as (first, last) ordinals
@@ -182,42 +184,55 @@ fn mechanism(verdict: &mut Verdict, finding: Option<&Finding>) {
     verdict.pool_blocks = number("pool_blocks").or(verdict.pool_blocks);
 }
 
-/// The bad stretch of a leg: exact edges where outputs are degenerate, else the likeliest stretch of misses when
-/// the CUSUM has alarmed.
+/// Degenerate outputs a stretch holds on average before its edges are taken for those of the trouble.
+const DENSE: u64 = 4;
+
+/// The bad stretch of a leg: exact edges where degenerate outputs stand together; else the likeliest stretch of
+/// misses; else from the first to the last degenerate output.
 pub fn stretch(leg: &Leg, chart: Option<&Sequential>) -> Option<Stretch> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    let mut open = false;
-    let mut recovery = None;
-    for (c, l) in leg.replies() {
-        match (l.degenerate(), open) {
-            (true, false) => runs.push((c.ordinal, c.ordinal)),
-            (true, true) => {
-                if let Some(last) = runs.last_mut() {
-                    last.1 = c.ordinal;
-                }
-            }
-            (false, true) if runs.len() == 1 => recovery = Some(c.ordinal),
+    let exact = collapsed(leg);
+    let count = leg.labels.iter().filter(|l| l.degenerate()).count() as u64;
+    match exact {
+        Some(s) if count >= DENSE * (1 + s.further.len() as u64) => Some(s),
+        Some(s) => by_accuracy(chart).or(Some(s)),
+        None => by_accuracy(chart),
+    }
+}
+
+/// Stretches of degenerate outputs; a failed request says nothing about the output it would have had.
+fn collapsed(leg: &Leg) -> Option<Stretch> {
+    let known: Vec<(u64, bool)> =
+        leg.replies().filter(|(_, l)| l.label != Label::ClientError).map(|(c, l)| (c.ordinal, l.degenerate())).collect();
+    let mut stretches: Vec<(u64, u64, Option<u64>)> = Vec::new();
+    for (i, (ordinal, bad)) in known.iter().enumerate() {
+        let before = i > 0 && known[i - 1].1;
+        match (bad, before, stretches.last_mut()) {
+            (true, true, Some(s)) => s.1 = *ordinal,
+            (true, ..) => stretches.push((*ordinal, *ordinal, None)),
+            (false, true, Some(s)) => s.2 = Some(*ordinal),
             _ => {}
         }
-        // A failed request says nothing about the output it would have had.
-        open = l.degenerate() || open && l.label == Label::ClientError;
-        if open && runs.len() == 1 {
-            recovery = None;
-        }
     }
-    if let Some((onset, _)) = runs.first() {
-        return Some(Stretch {
-            onset: *onset,
-            recovery,
-            further: runs[1..].to_vec(),
-            by: "degenerate output",
-        });
-    }
-    let chart = chart.filter(|c| c.alarm.is_some())?;
+    let (onset, last, recovery) = *stretches.first()?;
+    let further = stretches[1..].iter().map(|s| (s.0, s.1)).collect();
+    Some(Stretch { onset, last: recovery.map(|_| last), recovery, further, by: "degenerate output" })
+}
+
+/// Without an alarm a stretch must be this much likelier still.
+const WITHOUT_ALARM: f64 = 5.0;
+
+fn by_accuracy(chart: Option<&Sequential>) -> Option<Stretch> {
+    let chart = chart?;
     let segment = changepoint::worst_segment(&chart.misses)?;
+    let sure = changepoint::penalty(chart.misses.len()) + WITHOUT_ALARM;
+    if chart.alarm.is_none() && segment.log_likelihood_ratio < sure {
+        return None;
+    }
+    let recovery = chart.ordinals.get(segment.end).copied();
     Some(Stretch {
         onset: chart.ordinals[segment.start],
-        recovery: chart.ordinals.get(segment.end).copied(),
+        last: recovery.map(|_| chart.ordinals[segment.end - 1]),
+        recovery,
         further: Vec::new(),
         by: "accuracy",
     })

@@ -7,7 +7,7 @@ pub const SHEET: &str = "
   --good: #2f7d5b; --good-bg: #e3f2ea; --bad: #c2382e; --bad-bg: #fbe6e3; --open: #9a6b00; --open-bg: #fbf0d5;
   --healthy: #cfe6da; --stable_miss: #b9c3d6; --knife_edge: #e7cf8f; --cut_off: #e9a96b; --ngram_loop: #b58ad6;
   --single_token_run: #c2382e; --lucky_garbage: #ee8a7f; --empty: #8d96a5; --client_error: #4a5160;
-  --accent: #27549b; --window: #27549b;
+  --accent: #27549b; --window: #1d2430;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -15,7 +15,7 @@ pub const SHEET: &str = "
     --good: #6cc79c; --good-bg: #173127; --bad: #f0786c; --bad-bg: #3a1a18; --open: #e2b548; --open-bg: #362a10;
     --healthy: #27513f; --stable_miss: #56617a; --knife_edge: #8a7430; --cut_off: #a8672b; --ngram_loop: #7b4fa3;
     --single_token_run: #e0564a; --lucky_garbage: #a8463d; --empty: #6d7685; --client_error: #aab2c0;
-    --accent: #8ab4f8; --window: #8ab4f8;
+    --accent: #8ab4f8; --window: #f4f5f7;
   }
 }
 * { box-sizing: border-box; }
@@ -25,7 +25,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 64px; }
 header { margin-bottom: 20px; }
 h1 { font-size: 21px; line-height: 1.35; font-weight: 600; margin: 10px 0 16px; text-wrap: balance; }
 h2 { font-size: 17px; margin: 0 0 12px; }
-h3 { font-size: 14px; margin: 20px 0 6px; color: var(--soft); font-weight: 600; }
+h3 { font-size: 14px; margin: 24px 0 6px; color: var(--soft); font-weight: 600; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin: 0 0 18px; }
 .badge { display: inline-block; margin: 0; padding: 3px 12px; border-radius: 999px; font-weight: 600; font-size: 14px; }
 .badge.small { padding: 1px 9px; font-size: 12.5px; }
@@ -42,6 +42,8 @@ th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 1px 
 td { border-bottom: 1px solid var(--grid); padding: 5px 10px 5px 0; vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 .num { text-align: right; }
+.num + :not(.num) { padding-left: 16px; }
+.rivals code { white-space: nowrap; }
 code { font: 12.5px ui-monospace, 'SF Mono', 'Cascadia Mono', 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: 13.5px; margin: 8px 0 0; }
 details { margin: 10px 0 0; }
@@ -52,5 +54,14 @@ svg text { fill: var(--soft); font: 11px system-ui, -apple-system, 'Segoe UI', R
 svg .mark { fill: var(--ink); font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0 0; padding: 0; list-style: none; font-size: 13px; color: var(--soft); }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; }
+.legend i.under { background: var(--window); height: 3px; vertical-align: 3px; }
+.legend i.dot { border-radius: 50%; width: 9px; height: 9px; vertical-align: 0; }
+.claim { font-size: 15.5px; margin: 0 0 12px; }
+.rivals .bar { position: relative; min-width: 150px; }
+.rivals .bar span { position: absolute; left: 0; top: 6px; height: 18px; background: var(--line); border-radius: 4px; }
+.rivals .bar em { position: relative; font-style: normal; padding-left: 8px; }
+.rivals .won .bar span { background: var(--good-bg); }
+.rivals .won td { font-weight: 600; }
+th:last-child, td:last-child { padding-right: 0; }
 @media print { body { background: none; } section { break-inside: avoid; } }
 ";
