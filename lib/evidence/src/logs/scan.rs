@@ -108,28 +108,26 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
     /// Whole lines, or the head of one. Counts the newlines in it.
     fn lines(&mut self, region: &[u8]) -> Result<(), Error> {
         let base = self.counters.bytes;
-        let coloured = memchr::memchr(0x1b, region).is_some();
+        let escape = |from: usize| memchr::memchr(0x1b, &region[from..]).map(|n| from + n);
         let mut ahead = Ahead::default();
+        let mut next_escape = escape(0);
         let mut at = 0;
         while at < region.len() {
-            // where the next line to look at starts, and the literal in it
-            let (line, literal) = if coloured {
-                (at, None)
-            } else {
-                match self.packs.find_from(region, at, &mut ahead) {
-                    Some(hit) => {
-                        let before = memchr::memrchr(b'\n', &region[at..hit.start]);
-                        (at + before.map_or(0, |n| n + 1), Some(hit.literal))
-                    }
-                    None => {
-                        self.skip(&region[at..]);
-                        return Ok(());
-                    }
-                }
+            if next_escape.is_some_and(|e| e < at) {
+                next_escape = escape(at);
+            }
+            // the next line to look at holds a literal, or an escape sequence that may split one
+            let hit = self.packs.find_from(region, at, &mut ahead);
+            let Some(found) = hit.map(|h| h.start).into_iter().chain(next_escape).min() else {
+                self.skip(&region[at..]);
+                return Ok(());
             };
+            let line = at + memchr::memrchr(b'\n', &region[at..found]).map_or(0, |n| n + 1);
             self.skip(&region[at..line]);
-            let newline = memchr::memchr(b'\n', &region[line..]);
-            let end = newline.map_or(region.len(), |n| line + n);
+            let newline = memchr::memchr(b'\n', &region[found..]);
+            let end = newline.map_or(region.len(), |n| found + n);
+            let plain = next_escape.is_none_or(|e| e >= end);
+            let literal = hit.filter(|_| plain).map(|h| h.literal);
             self.line(&region[line..end.min(line + MAX_MATCH)], base + line as u64, literal)?;
             self.counters.lines += u64::from(newline.is_some());
             at = end + 1;
@@ -142,14 +140,18 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', region) {
             self.counters.lines += 1;
-            match &region[start..end] {
-                b"" | b"\r" => self.counters.ignored += 1,
-                _ => self.counters.unmatched += 1,
-            }
+            self.unknown(&region[start..end]);
             start = end + 1;
         }
         if start < region.len() {
-            self.counters.unmatched += 1;
+            self.unknown(&region[start..]);
+        }
+    }
+
+    fn unknown(&mut self, line: &[u8]) {
+        match line.trim_ascii_start() {
+            b"" => self.counters.ignored += 1,
+            _ => self.counters.unmatched += 1,
         }
     }
 
@@ -187,10 +189,7 @@ impl<'a, S: Sink + ?Sized> Scanner<'a, S> {
         let literal = literal.or_else(|| self.packs.find(line).map(|hit| hit.literal));
         let found = literal.and_then(|literal| self.packs.recognise(literal, line, &mut fields));
         let Some((entry, at)) = found else {
-            match line.iter().all(u8::is_ascii_whitespace) {
-                true => self.counters.ignored += 1,
-                false => self.counters.unmatched += 1,
-            }
+            self.unknown(line);
             return Ok(());
         };
         let (pattern, pack) = (entry.pattern, self.packs.pack(entry));

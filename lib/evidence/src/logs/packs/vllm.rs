@@ -168,7 +168,8 @@ const PATTERNS: &[Pattern] = &[
         "sampling defaults other than vLLM's own",
     ),
     // ---- trouble
-    event("engine_died", "EngineCore{who:text} died", "the engine process is gone").looks_for(" died"),
+    event("engine_died", "proc {who:word} died", "an engine process is gone").looks_for(" died"),
+    event("engine_died", "{who:word} died", "a process is gone").looks_for(" died").generic(),
     event("engine_fatal", "EngineCore encountered a fatal error", "the engine stopped on an error"),
     event("engine_fatal", "EngineCore encountered an issue", "the engine stopped on an error"),
     event("engine_fatal", "AsyncLLM output_handler failed", "the engine stopped on an error"),
