@@ -1,10 +1,11 @@
 //! `y = x Wᵀ` with weights in their stored dtype and f32 sums in a fixed order.
 //!
-//! Every output element is one [`LANES`]-wide dot product, whatever is computed beside it: blocking over
-//! outputs and rows changes which weights are reused, never the bits.
+//! Weights are kept in panels of [`LANES`] outputs, input by input, so that the lanes of a vector are outputs and
+//! no sum ever crosses lanes. Every output is two sums over the even and the odd inputs, ascending, added at
+//! the end: blocking over panels and rows changes which weights are reused, never the bits.
 
 use super::Buf;
-use super::math::{LANES, reduce};
+use super::math::LANES;
 use crate::Error;
 use cute_checkpoint::{Dtype, Tensor};
 use multiversion::multiversion;
@@ -12,9 +13,9 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Multiply-adds below which another thread costs more than it brings.
-const PARALLEL: usize = 1 << 20;
+const PARALLEL: usize = 1 << 19;
 
-/// A weight matrix `[outputs, inputs]`, row-major.
+/// A weight matrix `[outputs, inputs]`.
 #[derive(Clone, Debug)]
 pub struct Matrix {
     /// rows of the matrix
@@ -24,19 +25,20 @@ pub struct Matrix {
     data: Data,
 }
 
+/// `[outputs / LANES, inputs]`, the last panel filled up with zeros.
 #[derive(Clone, Debug)]
 enum Data {
-    Bf16(Vec<Bf16>),
-    F16(Vec<F16>),
-    F32(Vec<f32>),
+    Bf16(Vec<[Bf16; LANES]>),
+    F16(Vec<[F16; LANES]>),
+    F32(Vec<[f32; LANES]>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Bf16(u16);
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct F16(u16);
 
-trait Element: Copy + Send + Sync {
+trait Element: Copy + Default + Send + Sync {
     fn f32(self) -> f32;
 }
 impl Element for Bf16 {
@@ -65,61 +67,48 @@ impl Matrix {
     /// When shapes or dtypes differ.
     pub fn stack(tensors: &[Tensor]) -> Result<Self, Error> {
         let first = tensors.first().ok_or_else(|| Error::Shape("a matrix of no tensors".into()))?;
-        let mut matrix = Matrix {
-            outputs: 0,
-            inputs: first.shape.last().copied().unwrap_or(0),
-            data: match first.dtype {
-                Dtype::BF16 => Data::Bf16(Vec::new()),
-                Dtype::F16 => Data::F16(Vec::new()),
-                Dtype::F32 => Data::F32(Vec::new()),
-            },
-        };
+        let inputs = first.shape.last().copied().unwrap_or(0);
+        let mut outputs = 0;
         for t in tensors {
-            let [out, inputs] = t.shape[..] else {
+            let [out, width] = t.shape[..] else {
                 return Err(Error::Shape(format!(
                     "{}: shape {:?}, expected two dimensions",
                     t.name, t.shape
                 )));
             };
-            if inputs != matrix.inputs {
+            if width != inputs || t.dtype != first.dtype {
                 return Err(Error::Shape(format!(
-                    "{}: {inputs} inputs, {} has {}",
-                    t.name, first.name, matrix.inputs
+                    "{} is {} [{out}, {width}], {} is {} with {inputs} inputs: fused projections need one of each",
+                    t.name,
+                    t.dtype.name(),
+                    first.name,
+                    first.dtype.name()
                 )));
             }
-            matrix.outputs += out;
-            let u16s = || t.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-            match (&mut matrix.data, t.dtype) {
-                (Data::Bf16(v), Dtype::BF16) => v.extend(u16s().map(Bf16)),
-                (Data::F16(v), Dtype::F16) => v.extend(u16s().map(F16)),
-                (Data::F32(v), _) => v.extend(t.to_f32()),
-                _ => {
-                    return Err(Error::Shape(format!(
-                        "{} is {}, {} is {}: fused projections need one dtype",
-                        t.name,
-                        t.dtype.name(),
-                        first.name,
-                        first.dtype.name()
-                    )));
-                }
-            }
+            outputs += out;
         }
-        Ok(matrix)
-    }
-
-    /// Bytes the weights take.
-    pub fn bytes(&self) -> usize {
-        let n = self.outputs * self.inputs;
-        if matches!(self.data, Data::F32(_)) { 4 * n } else { 2 * n }
+        let bits = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+        let data = match first.dtype {
+            Dtype::BF16 => Data::Bf16(panels(tensors, outputs, inputs, 2, |b| Bf16(bits(b)))),
+            Dtype::F16 => Data::F16(panels(tensors, outputs, inputs, 2, |b| F16(bits(b)))),
+            Dtype::F32 => Data::F32(panels(tensors, outputs, inputs, 4, |b| {
+                f32::from_le_bytes([b[0], b[1], b[2], b[3]])
+            })),
+        };
+        Ok(Matrix { outputs, inputs, data })
     }
 
     /// Row `i` as f32.
     pub fn row(&self, i: usize, out: &mut [f32]) {
-        let r = i * self.inputs..(i + 1) * self.inputs;
+        fn copy<E: Element>(v: &[[E; LANES]], i: usize, out: &mut [f32]) {
+            let panel = &v[i / LANES * out.len()..][..out.len()];
+            out.iter_mut().zip(panel).for_each(|(o, w)| *o = w[i % LANES].f32());
+        }
+        let out = &mut out[..self.inputs];
         match &self.data {
-            Data::Bf16(v) => out.iter_mut().zip(&v[r]).for_each(|(o, w)| *o = w.f32()),
-            Data::F16(v) => out.iter_mut().zip(&v[r]).for_each(|(o, w)| *o = w.f32()),
-            Data::F32(v) => out.copy_from_slice(&v[r]),
+            Data::Bf16(v) => copy(v, i, out),
+            Data::F16(v) => copy(v, i, out),
+            Data::F32(v) => copy(v, i, out),
         }
     }
 
@@ -133,135 +122,143 @@ impl Matrix {
         rows: usize,
         add: bool,
     ) {
+        let job = Job { outputs: self.outputs, inputs: self.inputs, k: range, width: out.width, column, add };
         match &self.data {
-            Data::Bf16(v) => self.apply_to(v, out, column, x, range, rows, add),
-            Data::F16(v) => self.apply_to(v, out, column, x, range, rows, add),
-            Data::F32(v) => self.apply_to(v, out, column, x, range, rows, add),
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)] // one inner call, split off for the dtype only
-    fn apply_to<E: Element>(
-        &self,
-        v: &[E],
-        out: &mut Buf,
-        column: usize,
-        x: &Buf,
-        range: Range<usize>,
-        rows: usize,
-        add: bool,
-    ) {
-        let (n, width) = (self.outputs, out.width);
-        let task = |out_rows: &mut [f32], row: usize, count: usize| {
-            let xs: Vec<&[f32]> = (row..row + count).map(|r| &x.row(r)[range.clone()]).collect();
-            let job = Job { w: v, inputs: self.inputs, k: range.clone(), add };
-            block(&job, out_rows, width, column, 0..n, &xs);
-        };
-        let threads = rayon::current_num_threads();
-        let data = &mut out.data[..rows * width];
-        if rows * n * range.len() < PARALLEL || threads == 1 {
-            task(data, 0, rows);
-        } else if rows == 1 {
-            let xs = [&x.row(0)[range.clone()]];
-            let each = n.div_ceil(threads).next_multiple_of(4);
-            data[column..column + n].par_chunks_mut(each).enumerate().for_each(|(i, part)| {
-                let job = Job { w: &v[i * each * self.inputs..], inputs: self.inputs, k: range.clone(), add };
-                let len = part.len();
-                block(&job, part, len, 0, 0..len, &xs);
-            });
-        } else {
-            let each = rows.div_ceil(threads);
-            data.par_chunks_mut(each * width)
-                .enumerate()
-                .for_each(|(i, part)| task(part, i * each, part.len() / width));
+            Data::Bf16(v) => job.run(v, out, x, rows),
+            Data::F16(v) => job.run(v, out, x, rows),
+            Data::F32(v) => job.run(v, out, x, rows),
         }
     }
 }
 
-struct Job<'a, E> {
-    w: &'a [E],
+fn panels<E: Element>(
+    tensors: &[Tensor],
+    outputs: usize,
     inputs: usize,
+    size: usize,
+    read: impl Fn(&[u8]) -> E,
+) -> Vec<[E; LANES]> {
+    let mut data = vec![[E::default(); LANES]; outputs.div_ceil(LANES) * inputs];
+    let rows = tensors.iter().flat_map(|t| t.bytes.chunks_exact(inputs.max(1) * size));
+    for (o, row) in rows.enumerate() {
+        let panel = &mut data[o / LANES * inputs..][..inputs];
+        for (w, bytes) in panel.iter_mut().zip(row.chunks_exact(size)) {
+            w[o % LANES] = read(bytes);
+        }
+    }
+    data
+}
+
+/// What one product does, but for the element type.
+#[derive(Clone)]
+struct Job {
+    outputs: usize,
+    inputs: usize,
+    /// inputs that count
     k: Range<usize>,
+    /// columns of the output buffer, and the first to write
+    width: usize,
+    column: usize,
     add: bool,
 }
 
-impl<E> Job<'_, E> {
+impl Job {
+    /// Splits the work over threads: by rows, or, for a single row, by panels.
+    fn run<E: Element>(&self, v: &[[E; LANES]], out: &mut Buf, x: &Buf, rows: usize) {
+        let threads = rayon::current_num_threads();
+        let inputs_of = |rows: Range<usize>| rows.map(|r| &x.row(r)[self.k.clone()]).collect::<Vec<_>>();
+        let data = &mut out.data[..rows * self.width];
+        if rows * self.outputs * self.k.len() < PARALLEL || threads == 1 {
+            block(self, v, data, &inputs_of(0..rows));
+        } else if rows == 1 {
+            let xs = inputs_of(0..1);
+            let each = self.outputs.div_ceil(LANES * threads) * LANES;
+            let parts = data[self.column..self.column + self.outputs].par_chunks_mut(each);
+            parts.enumerate().for_each(|(i, part)| {
+                let job = Job { outputs: part.len(), width: part.len(), column: 0, ..self.clone() };
+                block(&job, &v[i * each / LANES * self.inputs..], part, &xs);
+            });
+        } else {
+            let each = rows.div_ceil(threads);
+            data.par_chunks_mut(each * self.width).enumerate().for_each(|(i, part)| {
+                block(self, v, part, &inputs_of(i * each..i * each + part.len() / self.width));
+            });
+        }
+    }
+
+    /// The inputs that count of a panel.
     #[inline(always)]
-    fn weights(&self, output: usize) -> &[E] {
-        &self.w[output * self.inputs + self.k.start..output * self.inputs + self.k.end]
+    fn panel<'a, E>(&self, v: &'a [[E; LANES]], panel: usize) -> &'a [[E; LANES]] {
+        &v[panel * self.inputs + self.k.start..panel * self.inputs + self.k.end]
+    }
+
+    #[inline(always)]
+    fn put(&self, out: &mut [f32], row: usize, panel: usize, y: &[f32; LANES]) {
+        let at = row * self.width + self.column;
+        let out = &mut out[at..at + self.outputs][panel * LANES..];
+        if self.add {
+            out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
+        } else {
+            out.iter_mut().zip(y).for_each(|(o, y)| *o = *y);
+        }
     }
 }
 
-/// All outputs for a few rows: one output for four rows at a time, then four outputs for one row.
+/// All outputs for a few rows: one panel for four rows at a time, then four panels for one row.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
-fn block<E: Element>(
-    job: &Job<'_, E>,
-    out: &mut [f32],
-    width: usize,
-    column: usize,
-    outputs: Range<usize>,
-    xs: &[&[f32]],
-) {
+fn block<E: Element>(job: &Job, v: &[[E; LANES]], out: &mut [f32], xs: &[&[f32]]) {
+    let panels = job.outputs.div_ceil(LANES);
     let (fours, ones) = xs.as_chunks::<4>();
-    let mut put = |t: usize, r: usize, y: f32| {
-        let o = &mut out[t * width + column + r];
-        *o = if job.add { *o + y } else { y };
-    };
     for (i, x) in fours.iter().enumerate() {
-        for r in outputs.clone() {
-            let w = job.weights(r);
-            let y = dots([w; 4], *x);
-            y.iter().enumerate().for_each(|(j, y)| put(4 * i + j, r, *y));
+        for p in 0..panels {
+            let w = job.panel(v, p);
+            for (j, y) in products([w; 4], *x).iter().enumerate() {
+                job.put(out, 4 * i + j, p, y);
+            }
         }
     }
     for (i, x) in ones.iter().enumerate() {
-        let t = 4 * fours.len() + i;
-        let mut r = outputs.start;
-        while r + 4 <= outputs.end {
-            let y = dots(std::array::from_fn(|j| job.weights(r + j)), [x; 4]);
-            y.iter().enumerate().for_each(|(j, y)| put(t, r + j, *y));
-            r += 4;
-        }
-        for r in r..outputs.end {
-            put(t, r, dots([job.weights(r); 4], [x; 4])[0]);
+        for p in (0..panels).step_by(4) {
+            // the last group repeats its last panel
+            let w = std::array::from_fn(|j| job.panel(v, (p + j).min(panels - 1)));
+            for (j, y) in products(w, [x; 4]).iter().enumerate().take(panels - p) {
+                job.put(out, 4 * fours.len() + i, p + j, y);
+            }
         }
     }
 }
 
-/// Four dot products at once. Where the four weights or inputs are the same slice they are loaded once.
+/// Four products of a panel and a row at once. Equal panels or rows are loaded once.
 #[inline(always)]
-fn dots<E: Element>(w: [&[E]; 4], x: [&[f32]; 4]) -> [f32; 4] {
-    let ((w0, wt0), (w1, wt1), (w2, wt2), (w3, wt3)) =
-        (w[0].as_chunks(), w[1].as_chunks(), w[2].as_chunks(), w[3].as_chunks());
-    let ((x0, xt0), (x1, xt1), (x2, xt2), (x3, xt3)) =
-        (x[0].as_chunks(), x[1].as_chunks(), x[2].as_chunks(), x[3].as_chunks());
-    let (mut a0, mut a1, mut a2, mut a3) = (tail(wt0, xt0), tail(wt1, xt1), tail(wt2, xt2), tail(wt3, xt3));
-    let ws = w0.iter().zip(w1).zip(w2).zip(w3);
-    let xs = x0.iter().zip(x1).zip(x2).zip(x3);
-    for ((((w0, w1), w2), w3), (((x0, x1), x2), x3)) in ws.zip(xs) {
-        a0 = multiply_add(a0, w0, x0);
-        a1 = multiply_add(a1, w1, x1);
-        a2 = multiply_add(a2, w2, x2);
-        a3 = multiply_add(a3, w3, x3);
+fn products<E: Element>(w: [&[[E; LANES]]; 4], x: [&[f32]; 4]) -> [[f32; LANES]; 4] {
+    let zero = [[0f32; LANES]; 2];
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    let n = x[0].len();
+    let (w0, w1, w2, w3) = (&w[0][..n], &w[1][..n], &w[2][..n], &w[3][..n]);
+    let (x0, x1, x2, x3) = (&x[0][..n], &x[1][..n], &x[2][..n], &x[3][..n]);
+    let mut k = 0;
+    while k + 2 <= n {
+        for odd in 0..2 {
+            multiply_add(&mut a[odd], &w0[k + odd], x0[k + odd]);
+            multiply_add(&mut b[odd], &w1[k + odd], x1[k + odd]);
+            multiply_add(&mut c[odd], &w2[k + odd], x2[k + odd]);
+            multiply_add(&mut d[odd], &w3[k + odd], x3[k + odd]);
+        }
+        k += 2;
     }
-    reduce(&[a0, a1, a2, a3])
+    if k < n {
+        multiply_add(&mut a[0], &w0[k], x0[k]);
+        multiply_add(&mut b[0], &w1[k], x1[k]);
+        multiply_add(&mut c[0], &w2[k], x2[k]);
+        multiply_add(&mut d[0], &w3[k], x3[k]);
+    }
+    [a, b, c, d].map(|[even, odd]| std::array::from_fn(|l| even[l] + odd[l]))
 }
 
-/// `acc + w·x` by lanes, product and sum rounded separately.
+/// `acc += w·x` by lanes, product and sum rounded separately.
 #[inline(always)]
-fn multiply_add<E: Element>(mut acc: [f32; LANES], w: &[E; LANES], x: &[f32; LANES]) -> [f32; LANES] {
+fn multiply_add<E: Element>(acc: &mut [f32; LANES], w: &[E; LANES], x: f32) {
     for l in 0..LANES {
-        acc[l] += w[l].f32() * x[l];
+        acc[l] += w[l].f32() * x;
     }
-    acc
-}
-
-/// Partial sums that hold what does not fill all lanes.
-#[inline(always)]
-fn tail<E: Element>(w: &[E], x: &[f32]) -> [f32; LANES] {
-    let mut acc = [0f32; LANES];
-    for ((a, w), x) in acc.iter_mut().zip(w).zip(x) {
-        *a = w.f32() * x;
-    }
-    acc
 }
