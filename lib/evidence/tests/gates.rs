@@ -223,7 +223,7 @@ fn a_sound_soak_passes_every_statistical_gate() {
 fn a_mechanism_travels_from_the_finding_to_the_verdict() {
     let mut c = collapse(162, 214);
     check(&c, "unexplained=0", Outcome::Inconclusive);
-    let f = finding("mechanism", Severity::Info, "m").with("mechanism", "kv_offset_i32_overflow").with("labels", 250u64);
+    let f = finding("mechanism", Severity::Info, "m").with("mechanism", "kv_offset_i32_overflow").with("labels", 250u64).with("degenerate", 52u64);
     c.findings.push(f.with("explained", 250u64).with("first_bad_block", 655u64).with("pool_blocks", 863u64));
     check(&c, "unexplained=0", Outcome::Pass);
     let v = judge(&c, &Settings::default()).verdict;

@@ -5,6 +5,7 @@ use anyhow::Context;
 use cute_evidence::checks::{Case, pipe::Outlet};
 use cute_evidence::{adapters, logs, provenance, region};
 use cute_records::{Record, WriteError};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -24,9 +25,10 @@ pub fn read(args: &Args, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Resul
             "stdin is a terminal: pipe records in, or give --results, --dispatch or --compare (see --help)"
         ),
     }
-    let logged = case.seen.contains_key("pool") || case.seen.contains_key("event");
+    let several = args.results.len() > 1;
+    let streamed = Streamed::of(case, several);
     for path in &args.results {
-        results(path, logged, args.results.len() > 1, case, out)?;
+        results(path, &streamed, several, case, out)?;
     }
     for path in &args.dispatch {
         log(path, case, out)?;
@@ -40,14 +42,29 @@ pub fn read(args: &Args, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Resul
     Ok(case.bad_lines.len())
 }
 
-/// A result file or directory as one leg. Its own log is read too, unless the stream already brought one.
-fn results(
-    path: &Path,
-    logged: bool,
+/// Logs that the stream has brought already.
+struct Streamed {
+    files: BTreeSet<PathBuf>,
+    any: bool,
     several: bool,
-    case: &mut Case,
-    out: &mut Outlet<'_>,
-) -> anyhow::Result<()> {
+}
+
+impl Streamed {
+    fn of(case: &Case, several: bool) -> Self {
+        let files = case.log_files().filter_map(|f| std::fs::canonicalize(f).ok()).collect();
+        Streamed { files, any: case.log_files().next().is_some(), several }
+    }
+
+    /// True when this log need not be read again. A stream's log may have been named differently, or come through
+    /// stdin; with one leg it is taken for that leg's own.
+    fn has(&self, log: &Path) -> bool {
+        let same = std::fs::canonicalize(log).is_ok_and(|log| self.files.contains(&log));
+        same || self.any && !self.several
+    }
+}
+
+/// A result file or directory as one leg. Its own log is read too, unless the stream already brought it.
+fn results(path: &Path, streamed: &Streamed, several: bool, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Result<()> {
     let evidence = adapters::read(path)?;
     for mut c in evidence.completions {
         if several || c.leg.is_none() {
@@ -61,10 +78,8 @@ fn results(
     for finding in evidence.findings {
         add(&Record::Finding(finding), case, out)?;
     }
-    if !logged {
-        for path in &evidence.logs {
-            log(path, case, out)?;
-        }
+    for path in evidence.logs.iter().filter(|log| !streamed.has(log)) {
+        log(path, case, out)?;
     }
     Ok(())
 }

@@ -117,6 +117,11 @@ impl Case {
         self.leg(&format!("\0{file}"))
     }
 
+    /// Logs whose records are waiting for [`Case::finish`].
+    pub fn log_files(&self) -> impl Iterator<Item = &str> {
+        self.legs.iter().filter_map(|l| l.name.strip_prefix('\0')).filter(|f| !f.is_empty())
+    }
+
     /// Brings order in: logs go to their legs, replies are sorted by ordinal and compared across runs.
     pub fn finish(&mut self) {
         let (logs, mut legs): (Vec<Leg>, Vec<Leg>) =

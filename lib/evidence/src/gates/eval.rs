@@ -214,7 +214,7 @@ pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
             }
             alive(case, &bad)
         }
-        "region_span_ms" => match case.timings.iter().find(|t| t.name == "region_span") {
+        "region_span_ms" => match case.timings.iter().find(|t| t.name.starts_with("kernel span")) {
             Some(t) => Number { value: t.ms, story: format!("{:.2} ms from first entry to last exit", t.ms) },
             None => Missing("no region buffer was read: cute-audit --region FILE.npy".to_owned()),
         },
@@ -315,17 +315,21 @@ fn cusum(case: &Case, settings: &Settings) -> Reading {
 }
 
 fn unexplained(case: &Case) -> Reading {
-    let Some(f) = case.findings.iter().find(|f| f.check == "mechanism") else {
+    let mut found = case.findings.iter().filter(|f| f.check == "mechanism").peekable();
+    if found.peek().is_none() {
         return Missing("no mechanism finding: cute-audit --explain upstream".to_owned());
-    };
-    let number = |key: &str| f.data.get(key).and_then(serde_json::Value::as_u64);
-    match (number("labels"), number("explained")) {
-        (Some(labels), Some(explained)) => {
-            let value = labels.saturating_sub(explained);
-            Count { value, of: labels, story: format!("{explained} of {labels} labels are explained") }
-        }
-        _ => Missing("the mechanism finding counts no labels".to_owned()),
     }
+    let (mut labels, mut explained) = (0, 0);
+    for f in found {
+        let number = |key: &str| f.data.get(key).and_then(serde_json::Value::as_u64);
+        let (Some(n), Some(degenerate)) = (number("labels"), number("degenerate")) else {
+            return Missing("the mechanism finding counts no labels".to_owned());
+        };
+        labels += n;
+        // A leg without a collapse has nothing to explain, and one without a mechanism explains nothing.
+        explained += if degenerate == 0 { n } else { number("explained").unwrap_or(0) };
+    }
+    Count { value: labels - explained.min(labels), of: labels, story: format!("{explained} of {labels} labels are explained") }
 }
 
 fn alive(case: &Case, bad: &[&cute_records::Event]) -> Reading {

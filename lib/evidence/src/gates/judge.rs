@@ -91,6 +91,7 @@ pub fn judge(case: &Case, settings: &Settings) -> Judgment {
         verdict.pool_blocks = leg.pool().and_then(|p| p.num_blocks);
         mechanism(&mut verdict, of_leg(case, leg));
     }
+    verdict.explained = explained(case);
     details(&mut verdict, case, &charts, &stretches, &flips, power.as_deref());
     Judgment { verdict, stretches, charts, flips, power }
 }
@@ -175,11 +176,16 @@ pub fn of_leg<'a>(case: &'a Case, leg: &Leg) -> Option<&'a Finding> {
     case.findings.iter().filter(|f| f.check == "mechanism").find(of)
 }
 
+/// Labels explained in all legs, when any leg has a mechanism.
+fn explained(case: &Case) -> Option<u64> {
+    let of_leg = case.findings.iter().filter(|f| f.check == "mechanism");
+    of_leg.filter_map(|f| f.data.get("explained").and_then(Value::as_u64)).reduce(|a, b| a + b)
+}
+
 fn mechanism(verdict: &mut Verdict, finding: Option<&Finding>) {
     let Some(f) = finding else { return };
     let number = |key: &str| f.data.get(key).and_then(Value::as_u64);
     verdict.mechanism = f.data.get("mechanism").and_then(Value::as_str).map(str::to_owned);
-    verdict.explained = number("explained");
     verdict.first_bad_block = number("first_bad_block");
     verdict.pool_blocks = number("pool_blocks").or(verdict.pool_blocks);
 }

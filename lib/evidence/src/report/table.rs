@@ -65,13 +65,13 @@ impl Table {
             }
         }
         let last = widths.len().saturating_sub(1);
-        // All but the last column share what they need; none of them may starve the last.
+        // The widest columns give way until the last one has room to wrap in.
         let gaps = 2 * last;
-        let most = width.saturating_sub(gaps + 12) / last.max(1);
-        let fixed: usize = widths[..last].iter().sum();
-        if fixed + gaps + 12 > width {
-            for w in &mut widths[..last] {
-                *w = (*w).min(most.max(4));
+        let room = width.saturating_sub(gaps + widths.get(last).copied().unwrap_or(0).min(24));
+        while widths[..last].iter().sum::<usize>() > room {
+            match widths[..last].iter_mut().max_by_key(|w| **w) {
+                Some(w) if *w > 4 => *w -= 1,
+                _ => break,
             }
         }
         let fixed: usize = widths[..last].iter().sum();
