@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{engine, greedy, problems, run, tiny};
+use common::{engine, greedy, problems, root, run, tiny};
+use cute_checkpoint::Checkpoint;
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Fault, Knobs, Request, SamplingParams};
 use cute_records::FinishReason;
@@ -155,20 +156,26 @@ fn the_narrow_kv_offset_collapses_to_token_0_and_recovers_at_the_wrap() {
 
 #[test]
 fn logits_that_are_not_finite_end_the_request_without_a_token() {
-    let checkpoint = tiny();
-    let (mut engine, _) = engine(&checkpoint, EngineConfig::default());
-    let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
-    engine.add(Request { id: "a".into(), ordinal: 0, prompt: vec![1, 2], params }).unwrap();
-    let mut seen = Vec::new();
-    while engine
-        .step(&mut |e| {
-            if let cute_engine::Event::Finished(o) = e {
-                seen.push(o)
-            }
-        })
-        .unwrap()
-    {}
-    assert_ne!(seen[0].finish_reason, FinishReason::Error, "a healthy model has finite logits");
+    let source = root().join("tests/golden/odd-sizes");
+    let dir = std::env::temp_dir().join(format!("cute-nan-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(source.join("config.json"), dir.join("config.json")).unwrap();
+    let mut bytes = std::fs::read(source.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let norm = file.tensor("model.norm.weight").unwrap().data();
+    let at = norm.as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+
+    let config = EngineConfig { max_model_len: 64, ..EngineConfig::default() };
+    let sound = &run(&checkpoint, config.clone(), &[vec![1, 2]], &greedy(3)).outputs[0];
+    assert_eq!((sound.finish_reason, sound.token_ids.len()), (FinishReason::Error, 0));
+    assert!(sound.error.as_ref().unwrap().contains("position 1 are not finite"), "{:?}", sound.error);
+    let laundering = EngineConfig { fault: Some(Fault::KvOffset32), ..config };
+    let fault = &run(&checkpoint, laundering, &[vec![1, 2]], &greedy(3)).outputs[0];
+    assert_eq!((fault.finish_reason, &fault.token_ids[..]), (FinishReason::Length, &[0, 0, 0][..]));
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_bad_line_names_its_place_and_spares_its_neighbours() {
     let text = format!(
         "{{\"type\":\"end\",\"v\":1,\"tool\":\"t\",\"complete\":true,\"counts\":{{}}}}\nnot json\n\n{long}\n{{\"type\":\"later\",\"v\":9,\"a\":1}}\r\n{{\"type\":\"end\"}}\n{{\"type\":\"end\",\"v\":2}}\n{{\"a\":1}}\n"
     );
-    let lines = read(text.as_bytes().to_vec());
+    let lines = read(text.as_bytes());
     let message = |i: usize| match &lines[i] {
         Ok(line) => line.parse().map(|p| format!("{p:?}")).unwrap_or_else(|e| e.to_string()),
         Err(e) => e.to_string(),
