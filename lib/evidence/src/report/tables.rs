@@ -24,14 +24,14 @@ pub fn all(case: &Case, j: &Judgment) -> Vec<Table> {
     let mut out = Vec::new();
     for leg in case.with_completions() {
         out.push(runs(leg, j));
-        out.extend(misses(leg, 40));
+        out.extend(misses(leg, Rows::Folded));
         out.extend(flips(leg, j));
     }
     out.extend(mechanisms(case));
     out.extend(dispatch_table(case));
     out.extend(findings(case));
     out.push(gates(j));
-    out.retain(|t| !t.rows.is_empty());
+    out.retain(|t| !t.rows.is_empty() || !t.notes.is_empty());
     out
 }
 
@@ -129,8 +129,22 @@ pub fn cusum_sentence(s: &figures::Sequential, onset: Option<u64>) -> String {
     }
 }
 
+/// How much of a long table to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// every row
+    All,
+    /// questions missed by nothing but a collapse become one line, and long tables end early
+    Folded,
+}
+
+/// Rows a folded table shows at most.
+const MOST_ROWS: usize = 40;
+/// Fewer collapsed questions than this are not worth folding.
+const FOLD: usize = 6;
+
 /// Questions that any run missed, against the answers given.
-pub fn misses(leg: &Leg, most: usize) -> Option<Table> {
+pub fn misses(leg: &Leg, show: Rows) -> Option<Table> {
     let runs = leg.runs();
     if runs.len() > 12 {
         return None;
@@ -168,22 +182,28 @@ pub fn misses(leg: &Leg, most: usize) -> Option<Table> {
     heads.push("read as");
     let mut t =
         Table::new(format!("Questions missed in {} (0-based; · is right, ! collapsed)", leg.title()), &heads);
+    let only_collapsed = |cells: &BTreeMap<u64, (String, Label)>| {
+        cells.values().all(|(cell, l)| cell == "·" || matches!(l, Label::SingleTokenRun | Label::LuckyGarbage))
+    };
+    let folded: Vec<u64> = rows.iter().filter(|(_, cells)| only_collapsed(cells)).map(|(i, _)| *i).collect();
+    let folded = if show == Rows::Folded && folded.len() >= FOLD { folded } else { Vec::new() };
+    rows.retain(|index, _| !folded.contains(index));
+    let most = if show == Rows::Folded { MOST_ROWS } else { usize::MAX };
     let total = rows.len();
     for (index, cells) in rows.into_iter().take(most) {
         let mut row = vec![format!("Q{index}"), cut(golds.get(&index).unwrap_or(&"?"), 10)];
         row.extend(runs.iter().map(|r| cells.get(r).map_or("missing".into(), |(c, _)| cut(c, 12))));
-        let mut kinds: Vec<Label> =
-            cells.values().map(|(_, l)| *l).filter(|l| *l != Label::Healthy).collect();
+        let mut kinds: Vec<Label> = cells.values().map(|(_, l)| *l).filter(|l| *l != Label::Healthy).collect();
         kinds.sort_unstable();
         kinds.dedup();
         row.push(kinds.iter().map(|l| l.name()).collect::<Vec<_>>().join(", "));
         t.row(row);
     }
+    if !folded.is_empty() {
+        t.note(format!("{} questions were missed by collapsed outputs only: Q{}.", folded.len(), ranges(folded)));
+    }
     if total > most {
-        t.note(format!(
-            "{} more questions were missed; the report and the records hold them all.",
-            total - most
-        ));
+        t.note(format!("{} more questions were missed; the report and the records hold them all.", total - most));
     }
     Some(t)
 }

@@ -139,7 +139,7 @@ fn leg_section(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
             @if let Some(strip) = strip::pool(leg, judge::of_leg(case, leg), j) { (strip) }
             (table(&tables::runs(leg, j)))
             @if let Some(t) = tables::flips(leg, j) { (table(&t)) }
-            @if let Some(t) = tables::misses(leg, usize::MAX) {
+            @if let Some(t) = tables::misses(leg, tables::Rows::All) {
                 details { summary { (t.title) " (" (t.rows.len()) ")" } (untitled(&t)) }
             }
         }
