@@ -322,6 +322,6 @@ fn a_home_folder_is_a_path_and_a_piece_of_one_is_not() {
         let text = text.replace('@', &home);
         text.find(&home).is_some_and(|at| absolute(&text, at))
     };
-    assert!(line("see \"@me\"") && line("@me") && line("-I@me"));
+    assert!(line("see \"@me\"") && line("@me") && line("P=@me"));
     assert!(!line("a@me") && !line("$HOME@x") && !line("..@x") && !line("$(pwd)@x"));
 }
