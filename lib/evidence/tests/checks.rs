@@ -70,7 +70,13 @@ fn check(records: Vec<Record>, expected: &Expectations, names_expected: &[&str])
 
 #[test]
 fn expected_layers_on_the_expected_path_are_no_finding() {
-    let coop = || vec![line(Some(3), "coop", Some("coop")), line(Some(7), "coop", Some("coop")), line(Some(11), "paged", Some("paged"))];
+    let coop = || {
+        vec![
+            line(Some(3), "coop", Some("coop")),
+            line(Some(7), "coop", Some("coop")),
+            line(Some(11), "paged", Some("paged")),
+        ]
+    };
     check(coop(), &expect("3,7", "", ""), &[]);
     check(coop(), &expect("3,7", "none", "11"), &[]);
     check(coop(), &Expectations::default(), &[]);
@@ -117,7 +123,11 @@ fn a_layer_on_two_paths_is_an_error_where_one_was_expected() {
 
 #[test]
 fn a_line_without_a_layer_is_reported_and_not_dropped() {
-    check(vec![line(None, "coop", Some("coop")), line(Some(3), "coop", Some("coop"))], &expect("3", "", ""), &["dispatch_layer_unknown"]);
+    check(
+        vec![line(None, "coop", Some("coop")), line(Some(3), "coop", Some("coop"))],
+        &expect("3", "", ""),
+        &["dispatch_layer_unknown"],
+    );
     let found = check(vec![line(None, "coop", Some("coop"))], &Expectations::default(), &[]);
     assert_eq!(found[0].check, "dispatch_layer_unknown");
 }
@@ -126,7 +136,11 @@ fn a_line_without_a_layer_is_reported_and_not_dropped() {
 fn an_expectation_without_any_record_is_a_gap_and_an_empty_list_is_refused() {
     check(vec![], &expect("3", "", ""), &["no_dispatch_records"]);
     check(vec![], &expect("none", "", ""), &["no_dispatch_records"]);
-    check(vec![], &Expectations { require_records: true, ..Expectations::default() }, &["no_dispatch_records"]);
+    check(
+        vec![],
+        &Expectations { require_records: true, ..Expectations::default() },
+        &["no_dispatch_records"],
+    );
     check(vec![], &Expectations::default(), &[]);
     for bad in ["", " ", "3,,7", "3,x", "3,3", "0..7", "3 7"] {
         assert!(bad.parse::<checks::Layers>().is_err(), "{bad:?}");
@@ -146,8 +160,13 @@ fn prefill_lines_are_no_evidence_about_decode_steps() {
 fn the_same_prompt_with_another_fingerprint_is_found_with_its_first_case() {
     let mut late = reply(1, 1, "b");
     (late.slot, late.recycle) = (Some(4), Some(2));
-    let rows = vec![reply(0, 0, "a"), reply(0, 1, "a"), reply(1, 0, "a"), late, reply(2, 0, "a"), reply(2, 1, "c")];
-    let found = check(rows.into_iter().map(Record::from).collect(), &Expectations::default(), &["fingerprint_differs"]);
+    let rows =
+        vec![reply(0, 0, "a"), reply(0, 1, "a"), reply(1, 0, "a"), late, reply(2, 0, "a"), reply(2, 1, "c")];
+    let found = check(
+        rows.into_iter().map(Record::from).collect(),
+        &Expectations::default(),
+        &["fingerprint_differs"],
+    );
     let f = found.iter().find(|f| f.check == "fingerprint_differs").unwrap();
     assert_eq!(f.ordinal, Some(11));
     assert_eq!((f.data["count"].as_u64(), f.data["compared"].as_u64()), (Some(2), Some(4)));
@@ -157,43 +176,70 @@ fn the_same_prompt_with_another_fingerprint_is_found_with_its_first_case() {
 #[test]
 fn equal_prompts_at_different_places_are_compared_by_their_digest() {
     let with = |c: Completion, p: &str| Record::from(Completion { prompt_sha256: Some(p.into()), ..c });
-    check(vec![with(reply(0, 0, "a"), "p"), with(reply(0, 1, "b"), "p")], &Expectations::default(), &["fingerprint_differs"]);
+    check(
+        vec![with(reply(0, 0, "a"), "p"), with(reply(0, 1, "b"), "p")],
+        &Expectations::default(),
+        &["fingerprint_differs"],
+    );
     check(vec![with(reply(0, 0, "a"), "p"), with(reply(1, 0, "b"), "q")], &Expectations::default(), &[]);
 }
 
 #[test]
 fn a_run_that_sampled_is_not_held_to_one_fingerprint() {
     let mut sampled = Run { tool: "cute-generate".into(), ..Run::default() };
-    let setting = |v: serde_json::Value| serde_json::from_value(serde_json::json!({"value": v, "origin": "flag"})).unwrap();
+    let setting = |v: serde_json::Value| {
+        serde_json::from_value(serde_json::json!({"value": v, "origin": "flag"})).unwrap()
+    };
     sampled.config.insert("temperature".into(), setting(serde_json::json!("0.7")));
     let rows = vec![sampled.clone().into(), reply(0, 0, "a").into(), reply(1, 0, "b").into()];
     let found = check(rows, &Expectations::default(), &[]);
     assert!(found.iter().any(|f| f.check == "same_prompt_skipped"));
     sampled.config.insert("temperature".into(), setting(serde_json::json!(0.0)));
-    check(vec![sampled.into(), reply(0, 0, "a").into(), reply(1, 0, "b").into()], &Expectations::default(), &["fingerprint_differs"]);
+    check(
+        vec![sampled.into(), reply(0, 0, "a").into(), reply(1, 0, "b").into()],
+        &Expectations::default(),
+        &["fingerprint_differs"],
+    );
 }
 
 fn state(op: &str, slot: u32, owner: &str, zero: Option<bool>) -> Record {
-    State { op: op.into(), kind: "recurrent".into(), slot, owner: owner.into(), zero, ..State::default() }.into()
+    State { op: op.into(), kind: "recurrent".into(), slot, owner: owner.into(), zero, ..State::default() }
+        .into()
 }
 
 #[test]
 fn a_slot_that_was_not_zero_is_found_once_with_its_count() {
     let events = vec![
-        state("acquire", 1, "a", Some(true)), state("release", 1, "a", None),
-        state("acquire", 1, "b", Some(false)), state("release", 1, "b", None),
-        state("acquire", 1, "c", Some(false)), state("release", 1, "c", None),
+        state("acquire", 1, "a", Some(true)),
+        state("release", 1, "a", None),
+        state("acquire", 1, "b", Some(false)),
+        state("release", 1, "b", None),
+        state("acquire", 1, "c", Some(false)),
+        state("release", 1, "c", None),
     ];
     let found = check(events, &Expectations::default(), &["state_not_zero_on_acquire"]);
     assert_eq!(found[0].data["count"], serde_json::json!(2));
-    assert!(found[0].message.contains("slot 1") && found[0].message.contains("\"b\""), "{}", found[0].message);
+    assert!(
+        found[0].message.contains("slot 1") && found[0].message.contains("\"b\""),
+        "{}",
+        found[0].message
+    );
 }
 
 #[test]
 fn a_slot_with_two_owners_and_a_double_release_are_found() {
-    check(vec![state("acquire", 1, "a", None), state("acquire", 1, "b", None)], &Expectations::default(), &["state_owned_twice"]);
-    check(vec![state("acquire", 1, "a", None), state("release", 1, "b", None)], &Expectations::default(), &["state_released_by_another"]);
-    let twice = vec![state("acquire", 1, "a", None), state("release", 1, "a", None), state("release", 1, "a", None)];
+    check(
+        vec![state("acquire", 1, "a", None), state("acquire", 1, "b", None)],
+        &Expectations::default(),
+        &["state_owned_twice"],
+    );
+    check(
+        vec![state("acquire", 1, "a", None), state("release", 1, "b", None)],
+        &Expectations::default(),
+        &["state_released_by_another"],
+    );
+    let twice =
+        vec![state("acquire", 1, "a", None), state("release", 1, "a", None), state("release", 1, "a", None)];
     check(twice, &Expectations::default(), &["state_released_twice"]);
 }
 
@@ -201,7 +247,11 @@ fn a_slot_with_two_owners_and_a_double_release_are_found() {
 fn every_unhealthy_reply_has_a_finding_with_its_evidence() {
     let bad = Completion { text: Some("!".repeat(2048)), ..reply(0, 0, "a") };
     let failed = Completion { error: Some("timed out".into()), ..reply(0, 1, "a") };
-    let found = check(vec![bad.into(), failed.into()], &Expectations::default(), &["single_token_run", "client_error"]);
+    let found = check(
+        vec![bad.into(), failed.into()],
+        &Expectations::default(),
+        &["single_token_run", "client_error"],
+    );
     assert_eq!(found[0].data["length"], serde_json::json!(2048));
     assert!(found[1].message.contains("timed out"));
 }
@@ -267,7 +317,8 @@ fn thinking_goes_on_when_nobody_reads() {
 
 #[test]
 fn two_producers_in_one_stream_are_two_legs() {
-    let c = case([run("cute-generate"), reply(0, 0, "a").into(), run("cute-generate"), reply(0, 0, "b").into()]);
+    let c =
+        case([run("cute-generate"), reply(0, 0, "a").into(), run("cute-generate"), reply(0, 0, "b").into()]);
     assert_eq!(c.legs.len(), 2);
     assert_eq!(names(&checks::all(&c, &Expectations::default())), Vec::<&str>::new());
 }

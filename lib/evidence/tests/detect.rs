@@ -23,7 +23,10 @@ fn check(text: &str, expect: Label) {
         assert!(got.label == expect || cut, "{finish:?}: {:?}\n{text}\n{:?}", got.label, got.evidence);
     }
     let got = tail(text);
-    assert!(got.label == expect || got.label == Label::CutOff && expect == Label::Healthy, "tail: {got:?}\n{text}");
+    assert!(
+        got.label == expect || got.label == Label::CutOff && expect == Label::Healthy,
+        "tail: {got:?}\n{text}"
+    );
 }
 
 #[test]
@@ -122,14 +125,19 @@ fn phrases_that_repeat_to_the_end_are_loops() {
 
 #[test]
 fn almost_equal_repeats_are_loops_when_the_limit_cut_them() {
-    let text: String = (0..30).map(|i| format!("Wait, I should check the sum of all the items once more, step {i}. ")).collect();
+    let text: String = (0..30)
+        .map(|i| format!("Wait, I should check the sum of all the items once more, step {i}. "))
+        .collect();
     assert_eq!(reply(&text, LENGTH).label, Label::NgramLoop);
     assert_eq!(reply(&text, STOP).label, Label::Healthy);
 }
 
 #[test]
 fn a_refrain_in_the_middle_is_no_loop() {
-    let text = format!("{}And then the song was over, everybody went home and slept.", "la la la, la la la. ".repeat(6));
+    let text = format!(
+        "{}And then the song was over, everybody went home and slept.",
+        "la la la, la la la. ".repeat(6)
+    );
     check(&text, Label::Healthy);
 }
 
@@ -138,18 +146,27 @@ fn empty_cut_off_and_failed_replies_have_labels_of_their_own() {
     assert_eq!(reply("", STOP).label, Label::Empty);
     assert_eq!(reply(" \n", STOP).label, Label::Empty);
     assert_eq!(reply("She then buys three more and", LENGTH).label, Label::CutOff);
-    let c = Completion { error: Some("timed out".into()), text: Some("!".repeat(99)), ..Completion::default() };
+    let c =
+        Completion { error: Some("timed out".into()), text: Some("!".repeat(99)), ..Completion::default() };
     assert_eq!(label(&c).label, Label::ClientError);
     let c = Completion { finish_reason: Some(FinishReason::Error), ..Completion::default() };
     assert_eq!(label(&c).label, Label::ClientError);
-    let c = Completion { text_tail: Some("= 3 * 40 = 120\n4. Now add 1".into()), correct: Some(false), ..Completion::default() };
+    let c = Completion {
+        text_tail: Some("= 3 * 40 = 120\n4. Now add 1".into()),
+        correct: Some(false),
+        ..Completion::default()
+    };
     assert_eq!(label(&c).label, Label::CutOff);
     assert!(label(&c).evidence.contains_key("inferred"));
 }
 
 #[test]
 fn garbage_that_was_graded_correct_is_lucky_and_still_degenerate() {
-    let c = Completion { text: Some(format!("1{}", "!".repeat(300))), correct: Some(true), ..Completion::default() };
+    let c = Completion {
+        text: Some(format!("1{}", "!".repeat(300))),
+        correct: Some(true),
+        ..Completion::default()
+    };
     assert_eq!(label(&c).label, Label::LuckyGarbage);
     assert!(label(&c).degenerate());
 }
@@ -167,11 +184,21 @@ fn misses_are_compared_over_healthy_runs_only() {
     };
     let bad = "!".repeat(64);
     let rows = [
-        row(0, 0, "7", false, "7."), row(1, 0, "7", false, "7."), row(2, 0, "1", false, &bad),
-        row(0, 1, "4", true, "4."), row(1, 1, "5", false, "5."), row(2, 1, "4", true, "4."),
-        row(0, 2, "2", false, "2."), row(1, 2, "3", false, "3."), row(2, 2, "1", false, &bad),
-        row(0, 3, "9", false, "9."), row(1, 3, "1", false, &bad), row(2, 3, "1", false, &bad),
-        row(0, 4, "9", true, "9."), row(1, 4, "9", true, "9."), row(2, 4, "1", false, &bad),
+        row(0, 0, "7", false, "7."),
+        row(1, 0, "7", false, "7."),
+        row(2, 0, "1", false, &bad),
+        row(0, 1, "4", true, "4."),
+        row(1, 1, "5", false, "5."),
+        row(2, 1, "4", true, "4."),
+        row(0, 2, "2", false, "2."),
+        row(1, 2, "3", false, "3."),
+        row(2, 2, "1", false, &bad),
+        row(0, 3, "9", false, "9."),
+        row(1, 3, "1", false, &bad),
+        row(2, 3, "1", false, &bad),
+        row(0, 4, "9", true, "9."),
+        row(1, 4, "9", true, "9."),
+        row(2, 4, "1", false, &bad),
     ];
     let labels: Vec<Label> = label_all(&rows).iter().map(|l| l.label).collect();
     use Label::*;
@@ -184,7 +211,14 @@ fn misses_are_compared_over_healthy_runs_only() {
 
 #[test]
 fn nothing_panics_on_odd_text() {
-    for text in ["", "\u{0}", "\u{0}\u{0}\u{0}", "e\u{301}".repeat(500).as_str(), "🇩🇪".repeat(300).as_str(), "\r\n".repeat(400).as_str()] {
+    for text in [
+        "",
+        "\u{0}",
+        "\u{0}\u{0}\u{0}",
+        "e\u{301}".repeat(500).as_str(),
+        "🇩🇪".repeat(300).as_str(),
+        "\r\n".repeat(400).as_str(),
+    ] {
         let _ = reply(text, LENGTH);
         let _ = tail(text);
     }

@@ -81,7 +81,11 @@ fn over_two_soaks_the_ordinal_is_constant_and_the_seconds_are_not() {
     add_leg(&mut case, &b);
     case.finish();
     let out = explain(&case);
-    assert_eq!(out.findings.iter().filter(|f| f.check == "mechanism").count(), 2, "each leg has its own pool");
+    assert_eq!(
+        out.findings.iter().filter(|f| f.check == "mechanism").count(),
+        2,
+        "each leg has its own pool"
+    );
     let f = find(&out.findings, "invariance");
     let constant = f.data["constant"].to_string();
     assert!(constant.contains("ordinal (162)") && constant.contains("blocks handed out (652)"), "{constant}");
@@ -126,7 +130,12 @@ fn soak(n: u64, pool: u64, posts: Option<u64>, bad: impl Fn(u64) -> bool) -> Cas
     for i in 0..posts.unwrap_or(0) {
         let fields = [("method", json!("POST")), ("path", json!("/v1/completions")), ("status", json!(200))];
         let fields = fields.map(|(k, v)| (k.to_owned(), v)).into();
-        case.add(&Record::Event(Event { event: "http_request".into(), fields, source: at(10 + i), ..Event::default() }));
+        case.add(&Record::Event(Event {
+            event: "http_request".into(),
+            fields,
+            source: at(10 + i),
+            ..Event::default()
+        }));
     }
     for i in 0..n {
         let text = if bad(i) { format!("1{}", "!".repeat(200)) } else { format!("The answer is {i}.") };
@@ -191,7 +200,11 @@ fn without_a_request_log_the_number_of_warmup_requests_is_guessed_and_said_to_be
     let f = find(&out.findings, "mechanism");
     assert_eq!((&f.data["explained"], &f.data["warmup_requests"]), (&json!(250), &json!(1)));
     assert_eq!(f.data["hypotheses"][0]["chosen_values"], json!(1));
-    assert!(f.data["blocks_known_by"].as_str().unwrap().contains("of 0 to 3"), "{:?}", f.data["blocks_known_by"]);
+    assert!(
+        f.data["blocks_known_by"].as_str().unwrap().contains("of 0 to 3"),
+        "{:?}",
+        f.data["blocks_known_by"]
+    );
 }
 
 #[test]
@@ -244,7 +257,11 @@ fn witnessed_pages_name_the_scaled_width() {
     assert_eq!(f.data["mechanism"], json!("kv_offset_i23_overflow"), "{}", f.message);
     assert_eq!((&f.data["explained"], &f.data["first_bad_block"]), (&json!(250), &json!(128)));
     assert_eq!(f.data["witnessed"], json!(true));
-    assert_eq!(out.findings.iter().filter(|f| f.check == "pool_exposed").count(), 0, "a small pool fits 32 bits");
+    assert_eq!(
+        out.findings.iter().filter(|f| f.check == "pool_exposed").count(),
+        0,
+        "a small pool fits 32 bits"
+    );
 }
 
 #[test]

@@ -93,7 +93,14 @@ fn every_example_of_the_table_is_a_gate_and_names_are_unique() {
         gate(m.example);
         assert!(names.insert(m.name), "{} stands there twice", m.name);
     }
-    for good in ["correct >= 45 / 50", "accuracy>=90%", "accuracy>=0.9", "errors==0", "label.ngram_loop<=1/50", "finding.x=0"] {
+    for good in [
+        "correct >= 45 / 50",
+        "accuracy>=90%",
+        "accuracy>=0.9",
+        "errors==0",
+        "label.ngram_loop<=1/50",
+        "finding.x=0",
+    ] {
         gate(good);
     }
 }
@@ -113,7 +120,9 @@ fn no_metric_passes_or_fails_on_nothing() {
 #[test]
 fn every_single_run_must_reach_the_share() {
     let c = soak(&[48, 48, 48, 11, 37], 50);
-    assert!(check(&c, "correct>=45/50", Outcome::Fail).contains("2 of 5 runs fail: run 4: 11/50, run 5: 37/50"));
+    assert!(
+        check(&c, "correct>=45/50", Outcome::Fail).contains("2 of 5 runs fail: run 4: 11/50, run 5: 37/50")
+    );
     check(&soak(&[45, 46, 50], 50), "correct>=45/50", Outcome::Pass);
     check(&soak(&[44], 50), "correct>=45/50", Outcome::Fail);
 }
@@ -121,14 +130,21 @@ fn every_single_run_must_reach_the_share() {
 #[test]
 fn a_run_of_another_size_is_judged_by_the_share_and_says_so() {
     // 45/50 of 20 is 18
-    assert!(check(&soak(&[18], 20), "correct>=45/50", Outcome::Pass).contains("20 questions, not 50: judged by the share, >= 18.0"));
+    assert!(
+        check(&soak(&[18], 20), "correct>=45/50", Outcome::Pass)
+            .contains("20 questions, not 50: judged by the share, >= 18.0")
+    );
     check(&soak(&[17], 20), "correct>=45/50", Outcome::Fail);
     check(&soak(&[9], 10), "correct>=90%", Outcome::Pass);
 }
 
 #[test]
 fn fewer_runs_than_asked_are_inconclusive_and_a_failed_one_still_fails() {
-    let settings = |gates: &[&str]| Settings { gates: gates.iter().map(|g| gate(g)).collect(), runs: Some(5), ..Settings::default() };
+    let settings = |gates: &[&str]| Settings {
+        gates: gates.iter().map(|g| gate(g)).collect(),
+        runs: Some(5),
+        ..Settings::default()
+    };
     let outcome = |c: &Case| judge(c, &settings(&["correct>=45/50"])).verdict.outcome;
     assert_eq!(outcome(&soak(&[48, 48], 50)), Outcome::Inconclusive);
     assert_eq!(outcome(&soak(&[48, 11], 50)), Outcome::Fail);
@@ -142,7 +158,11 @@ fn missing_rows_cut_streams_and_missing_dispatch_records_keep_a_verdict_open() {
         let mut c = soak(&[48], 50);
         c.findings.push(finding(gap, Severity::Error, "gone"));
         assert_eq!(verdict(&c, &["correct>=45/50"]).0, Outcome::Inconclusive, "{gap}");
-        assert_eq!(verdict(&c, &["correct>=49/50"]).0, Outcome::Fail, "{gap}: what is there fails all the same");
+        assert_eq!(
+            verdict(&c, &["correct>=49/50"]).0,
+            Outcome::Fail,
+            "{gap}: what is there fails all the same"
+        );
     }
     let mut c = soak(&[48], 50);
     c.findings.push(finding("stream_cut_off", Severity::Warning, "cut"));
@@ -181,9 +201,13 @@ fn collapse(from: u64, to: u64) -> Case {
 #[test]
 fn a_collapse_has_exact_edges_and_fails_its_gates() {
     let c = audited(collapse(162, 214));
-    let j = judge(&c, &Settings { gates: vec![gate("degenerate=0"), gate("cusum=0")], ..Settings::default() });
+    let j =
+        judge(&c, &Settings { gates: vec![gate("degenerate=0"), gate("cusum=0")], ..Settings::default() });
     let v = &j.verdict;
-    assert_eq!((v.onset_ordinal, v.recovery_ordinal, v.degenerate, v.labels), (Some(162), Some(214), 52, 250));
+    assert_eq!(
+        (v.onset_ordinal, v.recovery_ordinal, v.degenerate, v.labels),
+        (Some(162), Some(214), 52, 250)
+    );
     assert!(v.gates.iter().all(|g| g.outcome == Outcome::Fail), "{:?}", v.gates);
     assert_eq!(v.runs.iter().map(|r| r.degenerate).collect::<Vec<_>>(), [0, 0, 0, 38, 14]);
     let leg = &v.details["legs"][0];
@@ -192,7 +216,12 @@ fn a_collapse_has_exact_edges_and_fails_its_gates() {
     check(&c, "mcnemar>=0.05", Outcome::Fail);
     check(&c, "homogeneity>=0.01", Outcome::Fail);
     check(&c, "label.lucky_garbage=0", Outcome::Fail);
-    assert!(judge(&c, &Settings { gates: vec![gate("correct>=45/50")], ..Settings::default() }).power.unwrap().contains("38 %"));
+    assert!(
+        judge(&c, &Settings { gates: vec![gate("correct>=45/50")], ..Settings::default() })
+            .power
+            .unwrap()
+            .contains("38 %")
+    );
 }
 
 #[test]
@@ -212,8 +241,18 @@ fn a_collapse_that_never_ends_has_no_recovery_and_a_silent_one_is_found_by_its_a
 #[test]
 fn a_sound_soak_passes_every_statistical_gate() {
     let c = audited(collapse(0, 0));
-    let (outcome, reasons) =
-        verdict(&c, &["correct>=45/50", "degenerate=0", "cusum=0", "mcnemar>=0.05", "homogeneity>=0.01", "loops=0", "empty=0"]);
+    let (outcome, reasons) = verdict(
+        &c,
+        &[
+            "correct>=45/50",
+            "degenerate=0",
+            "cusum=0",
+            "mcnemar>=0.05",
+            "homogeneity>=0.01",
+            "loops=0",
+            "empty=0",
+        ],
+    );
     assert_eq!(outcome, Outcome::Pass, "{reasons:?}");
     let v = judge(&c, &Settings::default()).verdict;
     assert_eq!((v.onset_ordinal, v.mechanism, v.degenerate), (None, None, 0));
@@ -223,7 +262,10 @@ fn a_sound_soak_passes_every_statistical_gate() {
 fn a_mechanism_travels_from_the_finding_to_the_verdict() {
     let mut c = collapse(162, 214);
     check(&c, "unexplained=0", Outcome::Inconclusive);
-    let f = finding("mechanism", Severity::Info, "m").with("mechanism", "kv_offset_i32_overflow").with("labels", 250u64).with("degenerate", 52u64);
+    let f = finding("mechanism", Severity::Info, "m")
+        .with("mechanism", "kv_offset_i32_overflow")
+        .with("labels", 250u64)
+        .with("degenerate", 52u64);
     c.findings.push(f.with("explained", 250u64).with("first_bad_block", 655u64).with("pool_blocks", 863u64));
     check(&c, "unexplained=0", Outcome::Pass);
     let v = judge(&c, &Settings::default()).verdict;
@@ -250,7 +292,13 @@ fn failed_requests_and_log_errors_are_counted() {
 
 #[test]
 fn two_models_in_one_stream_are_noticed() {
-    let run = |digest: &str| Record::Run(Run { tool: "t".into(), digests: [("model".into(), digest.into())].into(), ..Run::default() });
+    let run = |digest: &str| {
+        Record::Run(Run {
+            tool: "t".into(),
+            digests: [("model".into(), digest.into())].into(),
+            ..Run::default()
+        })
+    };
     let mut c = Case::default();
     c.add(&run("a"));
     check(&c, "model_digest=1", Outcome::Pass);

@@ -35,7 +35,10 @@ fn the_first_requests_take_blocks_in_group_order_from_block_one() {
     assert_eq!(held[0].state, [1, 2, 3]);
     assert_eq!(held[0].attention, [[4]]);
     assert_eq!(held[1].state, [5, 6, 7]);
-    assert_eq!((held[2].state.as_slice(), held[2].attention[0].as_slice()), ([9, 10, 11].as_slice(), [12, 13].as_slice()));
+    assert_eq!(
+        (held[2].state.as_slice(), held[2].attention[0].as_slice()),
+        ([9, 10, 11].as_slice(), [12, 13].as_slice())
+    );
     assert!(held.iter().all(|h| !h.recycled));
 }
 
@@ -67,7 +70,11 @@ fn the_bad_edge_is_block_655_token_576() {
     assert_eq!(Width::I32.first_bad_position(&g, &[655], Some(577)), Some(576));
     assert_eq!(Width::I32.first_bad_position(&g, &[654], Some(1600)), None);
     assert_eq!(Width::I32.first_bad_position(&g, &[656], Some(1)), Some(0));
-    assert_eq!(Width::I32.first_bad_position(&g, &[12, 700], Some(1600)), None, "the second block holds nothing yet");
+    assert_eq!(
+        Width::I32.first_bad_position(&g, &[12, 700], Some(1600)),
+        None,
+        "the second block holds nothing yet"
+    );
     assert_eq!(Width::I32.first_bad_position(&g, &[12, 700], Some(1601)), Some(1600));
     assert!(!Width::U32.reachable(&g));
 }
@@ -124,13 +131,18 @@ fn the_closed_form_agrees_with_the_replay() {
         for state_blocks in [0, 1, 3, 5] {
             let g = Geometry { state_blocks, ..incident(blocks) };
             let first = Width::I32.first_request(&g).unwrap();
-            let replayed = exposed(g, &vec![short(); first.number as usize + 5]).first().map(|i| *i as u64 + 1);
+            let replayed =
+                exposed(g, &vec![short(); first.number as usize + 5]).first().map(|i| *i as u64 + 1);
             if first.before_wrap {
                 assert_eq!(replayed, Some(first.number), "{blocks} blocks, {state_blocks} state blocks");
             }
         }
     }
-    assert_eq!(Width::I32.first_request(&incident(863)).unwrap().number, 164, "the 164th request is ordinal 162 after one warm-up");
+    assert_eq!(
+        Width::I32.first_request(&incident(863)).unwrap().number,
+        164,
+        "the 164th request is ordinal 162 after one warm-up"
+    );
 }
 
 #[test]
@@ -153,7 +165,8 @@ fn blocks_are_conserved_whatever_is_asked() {
 
 #[test]
 fn a_pool_record_that_says_too_little_names_what_is_missing() {
-    let why = Geometry::of(&Pool { num_blocks: Some(863), block_size: Some(1600), ..Pool::default() }).unwrap_err();
+    let why =
+        Geometry::of(&Pool { num_blocks: Some(863), block_size: Some(1600), ..Pool::default() }).unwrap_err();
     assert_eq!(why, "the pool's block_bytes, state_blocks_per_request is not known");
     let impossible = Pool {
         num_blocks: Some(1),

@@ -11,7 +11,12 @@ use std::process::Command;
 /// A soak of five runs on a made-up engine that collapses from 162 to 213, with a nasty answer in it.
 fn soak() -> (Case, Judgment) {
     let mut case = Case::default();
-    case.add(&Record::Run(Run { tool: "cute-generate".into(), version: "1".into(), device: Some("cpu".into()), ..Run::default() }));
+    case.add(&Record::Run(Run {
+        tool: "cute-generate".into(),
+        version: "1".into(),
+        device: Some("cpu".into()),
+        ..Run::default()
+    }));
     case.add(&Record::Pool(Pool {
         num_blocks: Some(863),
         block_size: Some(1600),
@@ -112,7 +117,16 @@ fn a_page_of_nothing_and_a_page_of_very_much_are_pages() {
     let mut big = Case::default();
     for i in 0..60_000u64 {
         let text = if i % 1000 == 7 { "!".repeat(80) } else { "Fine.".into() };
-        big.add(&Completion { run: i / 2000, index: i % 2000, ordinal: i, text: Some(text), ..Completion::default() }.into());
+        big.add(
+            &Completion {
+                run: i / 2000,
+                index: i % 2000,
+                ordinal: i,
+                text: Some(text),
+                ..Completion::default()
+            }
+            .into(),
+        );
     }
     big.finish();
     let page = html::page(&big, &judge(&big, &Settings::default()));

@@ -64,7 +64,13 @@ impl Streamed {
 }
 
 /// A result file or directory as one leg. Its own log is read too, unless the stream already brought it.
-fn results(path: &Path, streamed: &Streamed, several: bool, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Result<()> {
+fn results(
+    path: &Path,
+    streamed: &Streamed,
+    several: bool,
+    case: &mut Case,
+    out: &mut Outlet<'_>,
+) -> anyhow::Result<()> {
     let evidence = adapters::read(path)?;
     for mut c in evidence.completions {
         if several || c.leg.is_none() {

@@ -46,7 +46,13 @@ pub struct Score {
 }
 
 impl Score {
-    fn new(id: impl Into<String>, says: impl Into<String>, free: u32, calls: Vec<Call>, targets: &[Target]) -> Score {
+    fn new(
+        id: impl Into<String>,
+        says: impl Into<String>,
+        free: u32,
+        calls: Vec<Call>,
+        targets: &[Target],
+    ) -> Score {
         let mut s = Score {
             id: id.into(),
             says: says.into(),
@@ -72,11 +78,13 @@ impl Score {
 
     /// Positions at which it is contradicted or says nothing.
     pub fn unexplained<'a>(&'a self, targets: &'a [Target]) -> impl Iterator<Item = usize> + 'a {
-        let wrong = |i: &usize| match (self.calls[*i], targets[*i]) {
-            (_, None) | (Call::Bad, Some(true)) | (Call::Good, Some(false)) => false,
-            _ => true,
+        let right = |i: &usize| {
+            matches!(
+                (self.calls[*i], targets[*i]),
+                (_, None) | (Call::Bad, Some(true)) | (Call::Good, Some(false))
+            )
         };
-        (0..targets.len()).filter(wrong)
+        (0..targets.len()).filter(move |i| !right(i))
     }
 
     /// Positions it calls bad.
@@ -106,7 +114,11 @@ pub fn overflow(width: Width, g: &Geometry, known: &[Known<'_>], targets: &[Targ
             0 => String::new(),
             t => format!(" token {t}"),
         };
-        format!("a KV byte offset beyond {} is bad: block {}{token} upward", width.words(), width.first_bad_block(g))
+        format!(
+            "a KV byte offset beyond {} is bad: block {}{token} upward",
+            width.words(),
+            width.first_bad_block(g)
+        )
     } else {
         format!("a KV byte offset beyond {} is bad: the pool ends before it", width.words())
     };
@@ -133,7 +145,13 @@ pub fn of_blocks(known: &[Known<'_>], targets: &[Target]) -> Vec<Score> {
     let recycled = known.iter().map(|k| call(k.map(|(_, h)| h.recycled))).collect();
     let null = known.iter().map(|k| call(k.map(|(_, h)| h.all().any(|b| b == 0)))).collect();
     vec![
-        Score::new("recycled_block", "a block is bad when it is used again: the free list has wrapped", 0, recycled, targets),
+        Score::new(
+            "recycled_block",
+            "a block is bad when it is used again: the free list has wrapped",
+            0,
+            recycled,
+            targets,
+        ),
         Score::new("null_block", "a request that was given block 0 is bad", 0, null, targets),
     ]
 }
@@ -142,19 +160,41 @@ pub fn of_blocks(known: &[Known<'_>], targets: &[Target]) -> Vec<Score> {
 pub fn of_order(rows: &[&Completion], targets: &[Target]) -> Vec<Score> {
     let mut out = Vec::new();
     let order: Vec<f64> = rows.iter().map(|c| c.ordinal as f64).collect();
-    out.extend(threshold("after_n_requests", "bad for ever after so many requests", "request", &order, targets));
+    out.extend(threshold(
+        "after_n_requests",
+        "bad for ever after so many requests",
+        "request",
+        &order,
+        targets,
+    ));
     let seconds = cumulative(rows, |c| c.wall_ms.map(|t| t / 1e3));
     if let Some(seconds) = seconds {
-        out.extend(threshold("after_elapsed_time", "bad for ever after so many seconds", "second", &seconds, targets));
+        out.extend(threshold(
+            "after_elapsed_time",
+            "bad for ever after so many seconds",
+            "second",
+            &seconds,
+            targets,
+        ));
     }
-    if let Some(tokens) = cumulative(rows, |c| Some((c.prompt_tokens.unwrap_or(0) + c.completion_tokens?) as f64)) {
-        out.extend(threshold("after_n_tokens", "bad for ever after so many tokens", "token", &tokens, targets));
+    if let Some(tokens) =
+        cumulative(rows, |c| Some((c.prompt_tokens.unwrap_or(0) + c.completion_tokens?) as f64))
+    {
+        out.extend(threshold(
+            "after_n_tokens",
+            "bad for ever after so many tokens",
+            "token",
+            &tokens,
+            targets,
+        ));
     }
     let bad = targets.iter().flatten().filter(|b| **b).count();
     let good = targets.iter().flatten().count() - bad;
     let rate = 100.0 * bad as f64 / (bad + good).max(1) as f64;
     let call = if bad > good { Call::Bad } else { Call::Good };
-    let says = format!("each request is bad by itself, with a chance of {rate:.1} %: the likelier outcome is called");
+    let says = format!(
+        "each request is bad by itself, with a chance of {rate:.1} %: the likelier outcome is called"
+    );
     out.push(Score::new("independent", says, 1, vec![call; rows.len()], targets));
     out.push(Score::new("nothing", "no request is ever bad", 0, vec![Call::Good; rows.len()], targets));
     out
@@ -174,7 +214,8 @@ fn cumulative(rows: &[&Completion], of: impl Fn(&Completion) -> Option<f64>) -> 
 
 /// The best "for ever after" that the labels allow.
 fn threshold(id: &str, says: &str, unit: &str, counter: &[f64], targets: &[Target]) -> Option<Score> {
-    let cut = |at: f64| counter.iter().map(|x| if *x >= at { Call::Bad } else { Call::Good }).collect::<Vec<_>>();
+    let cut =
+        |at: f64| counter.iter().map(|x| if *x >= at { Call::Bad } else { Call::Good }).collect::<Vec<_>>();
     let bad: Vec<usize> = (0..targets.len()).filter(|i| targets[*i] == Some(true)).collect();
     let good: Vec<usize> = (0..targets.len()).filter(|i| targets[*i] == Some(false)).collect();
     // Only an edge from good to bad can be the best cut, or no cut at all.

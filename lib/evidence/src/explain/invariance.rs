@@ -46,7 +46,8 @@ pub fn compare(legs: &[AtOnset]) -> Option<(Finding, Table)> {
     if legs.len() < 2 {
         return None;
     }
-    let heads = ["leg", ">ordinal", ">blocks out", ">highest block", ">seconds", ">tokens", ">recovery", ">pool"];
+    let heads =
+        ["leg", ">ordinal", ">blocks out", ">highest block", ">seconds", ">tokens", ">recovery", ">pool"];
     let mut t = Table::new("Counters at onset, leg by leg", &heads);
     let show = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.0}"));
     for l in legs {
@@ -71,8 +72,12 @@ pub fn compare(legs: &[AtOnset]) -> Option<(Finding, Table)> {
         }
     }
     let what = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
-    let message =
-        format!("over {} legs the onset agrees in {}; it does not in {}", legs.len(), what(&same), what(&differ));
+    let message = format!(
+        "over {} legs the onset agrees in {}; it does not in {}",
+        legs.len(),
+        what(&same),
+        what(&differ)
+    );
     t.note(format!("{}.", capital(&message)));
     let names: Vec<&str> = legs.iter().map(|l| l.leg.as_str()).collect();
     let f = finding("invariance", Severity::Info, message)

@@ -34,7 +34,8 @@ pub fn explain(leg: &Leg) -> LegExplained {
     }
     let fitting = boots.iter().zip(geometries).filter_map(|(b, g)| Some(Requests::of(leg, b, g.ok()?)));
     // Of several boots in one log, the one that served about as many requests as there are results.
-    let requests = fitting.min_by_key(|r| (r.at.iter().flatten().count().abs_diff(r.rows.len()), r.sequence.len()));
+    let requests =
+        fitting.min_by_key(|r| (r.at.iter().flatten().count().abs_diff(r.rows.len()), r.sequence.len()));
     let bad = targets.iter().flatten().filter(|b| **b).count();
     let mut scores = hypotheses::of_order(&leg.completions.iter().collect::<Vec<_>>(), &targets);
     let mut played = None;
@@ -42,19 +43,28 @@ pub fn explain(leg: &Leg) -> LegExplained {
     match &requests {
         None => {
             let broken = boots.first().and_then(|b| Geometry::of(b.pool).err());
-            why = Some(broken.unwrap_or("no pool record: give the server's log to cute-dispatch-extract".to_owned()));
+            why = Some(
+                broken.unwrap_or("no pool record: give the server's log to cute-dispatch-extract".to_owned()),
+            );
         }
         Some(r) => match playing::play(r, &targets) {
-            None => why = Some(format!("a request does not fit into the pool of {} blocks", r.geometry.blocks)),
+            None => {
+                why = Some(format!("a request does not fit into the pool of {} blocks", r.geometry.blocks))
+            }
             Some(p) if p.placed() == 0 => {
                 let served = r.sequence.len();
-                why = Some(format!("the log answered {served} requests and {} results have no certain place among them", r.rows.len()));
+                why = Some(format!(
+                    "the log answered {served} requests and {} results have no certain place among them",
+                    r.rows.len()
+                ));
             }
             Some(p) => {
                 let known = p.known();
                 let widths = hypotheses::widths(&r.geometry, p.witnessed);
-                let mut of_pool: Vec<Score> =
-                    widths.into_iter().map(|w| hypotheses::overflow(w, &r.geometry, &known, &targets)).collect();
+                let mut of_pool: Vec<Score> = widths
+                    .into_iter()
+                    .map(|w| hypotheses::overflow(w, &r.geometry, &known, &targets))
+                    .collect();
                 of_pool.extend(hypotheses::of_blocks(&known, &targets));
                 of_pool.iter_mut().for_each(|s| s.free += p.chosen);
                 scores.extend(of_pool);
@@ -68,7 +78,13 @@ pub fn explain(leg: &Leg) -> LegExplained {
     }
     hypotheses::rank(&mut scores);
     if bad > 0 || played.is_some() {
-        let facts = Facts { leg, targets: &targets, scores: &scores, requests: requests.as_ref(), played: played.as_ref() };
+        let facts = Facts {
+            leg,
+            targets: &targets,
+            scores: &scores,
+            requests: requests.as_ref(),
+            played: played.as_ref(),
+        };
         out.findings.push(facts.mechanism());
     }
     out.onset = onset(leg, &targets, requests.as_ref(), played.as_ref());
@@ -98,7 +114,8 @@ impl Facts<'_> {
         let bad = targets.iter().flatten().filter(|b| **b).count() as u64;
         let ordinal = |i: usize| leg.completions[i].ordinal;
         let best = scores.iter().find(|s| s.width.is_some() && claimed(s, scores, bad));
-        let unexplained: Vec<u64> = best.map(|s| s.unexplained(targets).map(ordinal).collect()).unwrap_or_default();
+        let unexplained: Vec<u64> =
+            best.map(|s| s.unexplained(targets).map(ordinal).collect()).unwrap_or_default();
         let mut f = finding("mechanism", Severity::Info, self.sentence(best, labels, bad, &unexplained))
             .with("mechanism", best.map(|s| s.id.as_str()))
             .with("labels", labels)
@@ -141,7 +158,8 @@ impl Facts<'_> {
                 return format!("{of}no output collapsed: nothing to explain in {labels} labels");
             }
             let first = self.scores.first();
-            let first = first.map_or(String::new(), |s| format!("; closest: {} explains {}", s.id, s.explained));
+            let first =
+                first.map_or(String::new(), |s| format!("; closest: {} explains {}", s.id, s.explained));
             return format!("{of}no mechanism explains the {bad} collapsed outputs of {labels}{first}");
         };
         let rival = self.scores.iter().find(|o| o.width.is_none());
@@ -152,12 +170,19 @@ impl Facts<'_> {
             format!("; not explained: {} ({})", unexplained.len(), ranges(unexplained.iter().copied()))
         };
         let lost = self.played.map_or(0, |p| self.targets.len() - p.placed());
-        let lost = if lost > 0 { format!("; {lost} result(s) have no certain place among the served requests") } else { String::new() };
+        let lost = if lost > 0 {
+            format!("; {lost} result(s) have no certain place among the served requests")
+        } else {
+            String::new()
+        };
         let unsure = match self.requests.and_then(Requests::ambiguous_from) {
             Some(n) => format!("; requests overlap from {n} on, where the order of blocks is not certain"),
             None => String::new(),
         };
-        format!("{of}{}: {} of {labels} labels explained{rival}; {}{rest}{lost}{unsure}", s.id, s.explained, s.says)
+        format!(
+            "{of}{}: {} of {labels} labels explained{rival}; {}{rest}{lost}{unsure}",
+            s.id, s.explained, s.says
+        )
     }
 }
 
@@ -196,7 +221,12 @@ fn pairs(ordinals: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
     out
 }
 
-fn onset(leg: &Leg, targets: &[Target], requests: Option<&Requests<'_>>, played: Option<&Played>) -> Option<AtOnset> {
+fn onset(
+    leg: &Leg,
+    targets: &[Target],
+    requests: Option<&Requests<'_>>,
+    played: Option<&Played>,
+) -> Option<AtOnset> {
     let at = (0..targets.len()).find(|i| targets[*i] == Some(true))?;
     let before = &leg.completions[..at];
     let back = (at..targets.len()).find(|i| targets[*i] == Some(false));
@@ -220,12 +250,20 @@ fn static_exposure(leg: &Leg, boot: &Boot<'_>, geometry: Result<&Geometry, &Stri
     let g = geometry.ok()?;
     let bytes = u128::from(g.blocks) * u128::from(g.block_bytes);
     let Some(first) = Width::I32.first_request(g) else {
-        let message = format!("{of}a pool of {} blocks ends at byte {bytes}: every offset fits a signed 32-bit index", g.blocks);
-        return Some(finding("pool_not_exposed", Severity::Info, message).at(at).with("pool_blocks", g.blocks));
+        let message = format!(
+            "{of}a pool of {} blocks ends at byte {bytes}: every offset fits a signed 32-bit index",
+            g.blocks
+        );
+        return Some(
+            finding("pool_not_exposed", Severity::Info, message).at(at).with("pool_blocks", g.blocks),
+        );
     };
     let (block, token) = (Width::I32.first_bad_block(g), Width::I32.first_bad_token(g));
     let when = if first.before_wrap {
-        format!("request {} of a server (warm-up counted) is the first with one attention block that reaches it", first.number)
+        format!(
+            "request {} of a server (warm-up counted) is the first with one attention block that reaches it",
+            first.number
+        )
     } else {
         "requests of one attention block reach it only after the free list has wrapped".to_owned()
     };

@@ -21,7 +21,9 @@ pub fn place(rows: &[&Completion], served: &[Served]) -> Vec<Option<usize>> {
     let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
     for i in 0..rows.len() {
         match groups.last_mut() {
-            Some(g) if file(rows[g.start]) == file(rows[i]) && rows[g.start].run == rows[i].run => g.end = i + 1,
+            Some(g) if file(rows[g.start]) == file(rows[i]) && rows[g.start].run == rows[i].run => {
+                g.end = i + 1
+            }
             _ => groups.push(i..i + 1),
         }
     }
@@ -51,7 +53,8 @@ fn best(rows: &[&Completion], served: &[Served], from: usize, to: usize) -> Opti
         (from..=last).filter_map(|at| Some((misfit(rows, &served[at..at + rows.len()])?, at))).collect();
     fits.sort_by(|a, b| a.0.total_cmp(&b.0));
     let fit = fits.first().map(|(fit, _)| *fit).filter(|fit| *fit <= CLOSE)?;
-    let mut equal: Vec<usize> = fits.iter().take_while(|(f, _)| *f < DECISIVE * fit.max(1.0)).map(|(_, at)| *at).collect();
+    let mut equal: Vec<usize> =
+        fits.iter().take_while(|(f, _)| *f < DECISIVE * fit.max(1.0)).map(|(_, at)| *at).collect();
     equal.sort_unstable();
     // Places that overlap are one place, badly told; replays stand apart from each other.
     let apart = equal.windows(2).all(|w| w[1] - w[0] >= rows.len());

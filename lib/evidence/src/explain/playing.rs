@@ -64,19 +64,31 @@ pub fn play(r: &Requests<'_>, targets: &[Target]) -> Option<Played> {
         })
         .collect();
     let best = tried.iter().map(|(n, _)| *n).max()?;
-    let fits: Vec<String> =
-        tried.iter().filter(|(n, _)| *n == best).filter_map(|(_, p)| p.warmup).map(|w| w.to_string()).collect();
+    let fits: Vec<String> = tried
+        .iter()
+        .filter(|(n, _)| *n == best)
+        .filter_map(|(_, p)| p.warmup)
+        .map(|w| w.to_string())
+        .collect();
     let (_, mut played) = tried.into_iter().find(|(n, _)| *n == best)?;
     played.how = match r.matched {
-        Matched::Counted(n) => format!("the log answered {} requests, {n} of them before the first result", r.sequence.len()),
+        Matched::Counted(n) => {
+            format!("the log answered {} requests, {n} of them before the first result", r.sequence.len())
+        }
         Matched::ByDuration => format!(
             "the log answered {} requests; {} of {} results found their place among them by their durations",
             r.sequence.len(),
             played.placed(),
             r.rows.len()
         ),
-        Matched::NoLog => format!("no log says how many requests came before the first result; of 0 to 3, {} fit(s) best", fits.join(", ")),
-        Matched::Shorter => format!("the log ends before the last result; of 0 to 3 requests before the first one, {} fit(s) best", fits.join(", ")),
+        Matched::NoLog => format!(
+            "no log says how many requests came before the first result; of 0 to 3, {} fit(s) best",
+            fits.join(", ")
+        ),
+        Matched::Shorter => format!(
+            "the log ends before the last result; of 0 to 3 requests before the first one, {} fit(s) best",
+            fits.join(", ")
+        ),
     };
     Some(played)
 }
@@ -100,7 +112,16 @@ fn replay(r: &Requests<'_>) -> Option<Played> {
         Matched::Counted(n) => Some(n),
         _ => None,
     };
-    Some(Played { warmup, requests: r.sequence.len(), of_row, taken: before, unsure, how: String::new(), witnessed: false, chosen: u32::from(r.guessed()) })
+    Some(Played {
+        warmup,
+        requests: r.sequence.len(),
+        of_row,
+        taken: before,
+        unsure,
+        how: String::new(),
+        witnessed: false,
+        chosen: u32::from(r.guessed()),
+    })
 }
 
 /// Blocks of every served request and how many had been handed out before it.
@@ -135,5 +156,14 @@ fn witnessed(r: &Requests<'_>) -> Played {
     }
     let taken = vec![None; of_row.len()];
     let how = "the replies name the pages they held".to_owned();
-    Played { warmup: Some(0), requests: of_row.len(), of_row, taken, unsure: BTreeSet::new(), how, witnessed: true, chosen: 0 }
+    Played {
+        warmup: Some(0),
+        requests: of_row.len(),
+        of_row,
+        taken,
+        unsure: BTreeSet::new(),
+        how,
+        witnessed: true,
+        chosen: 0,
+    }
 }

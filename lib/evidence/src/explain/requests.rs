@@ -125,7 +125,15 @@ impl<'a> Requests<'a> {
             None => (Matched::Shorter, by_ordinal(0)),
         };
         let served = if matched == Matched::Shorter { Vec::new() } else { served };
-        let mut requests = Requests { geometry, rows, matched, sequence: Vec::new(), basis: Vec::new(), running: Vec::new(), at };
+        let mut requests = Requests {
+            geometry,
+            rows,
+            matched,
+            sequence: Vec::new(),
+            basis: Vec::new(),
+            running: Vec::new(),
+            at,
+        };
         requests.fill(&served);
         requests
     }
@@ -183,7 +191,8 @@ impl<'a> Requests<'a> {
 /// Results without a place of their own, where the results around them leave no choice: both neighbours stand at
 /// the same distance from their ordinals.
 fn between(rows: &[&Completion], mut at: Vec<Option<usize>>) -> Vec<Option<usize>> {
-    let distance = |i: usize, at: &[Option<usize>]| at[i].and_then(|p| p.checked_sub(rows[i].ordinal as usize));
+    let distance =
+        |i: usize, at: &[Option<usize>]| at[i].and_then(|p| p.checked_sub(rows[i].ordinal as usize));
     for i in 0..rows.len() {
         if at[i].is_none() {
             let before = (0..i).rev().find_map(|j| distance(j, &at));
@@ -201,14 +210,20 @@ fn between(rows: &[&Completion], mut at: Vec<Option<usize>>) -> Vec<Option<usize
 fn demand(row: Option<&Completion>, seen: Option<&Served>, g: &Geometry) -> (Demand, Basis) {
     let prompt = row.and_then(|c| c.prompt_tokens);
     if let Some(tokens) = row.and_then(|c| Some(c.prompt_tokens? + c.completion_tokens?)) {
-        return (Demand { attention: g.attention_blocks(tokens), tokens: Some(tokens), prompt }, Basis::Tokens);
+        return (
+            Demand { attention: g.attention_blocks(tokens), tokens: Some(tokens), prompt },
+            Basis::Tokens,
+        );
     }
     let estimate = row.and_then(|c| Some(c.prompt_chars? / CHARACTERS + c.completion_tokens?));
     if let Some((low, _)) = seen.and_then(|s| s.blocks) {
         // Where the gauge leaves a choice, the smaller count: it was certainly reached.
         let attention = (low.saturating_sub(g.state_blocks) / g.attention_groups).max(1);
         let room = ((attention - 1) * g.block_size + 1, attention * g.block_size);
-        return (Demand { attention, tokens: estimate.map(|t| t.clamp(room.0, room.1)), prompt }, Basis::Gauge);
+        return (
+            Demand { attention, tokens: estimate.map(|t| t.clamp(room.0, room.1)), prompt },
+            Basis::Gauge,
+        );
     }
     match estimate {
         Some(t) => (Demand { attention: g.attention_blocks(t), tokens: Some(t), prompt }, Basis::Characters),

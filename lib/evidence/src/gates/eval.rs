@@ -329,7 +329,11 @@ fn unexplained(case: &Case) -> Reading {
         // A leg without a collapse has nothing to explain, and one without a mechanism explains nothing.
         explained += if degenerate == 0 { n } else { number("explained").unwrap_or(0) };
     }
-    Count { value: labels - explained.min(labels), of: labels, story: format!("{explained} of {labels} labels are explained") }
+    Count {
+        value: labels - explained.min(labels),
+        of: labels,
+        story: format!("{explained} of {labels} labels are explained"),
+    }
 }
 
 fn alive(case: &Case, bad: &[&cute_records::Event]) -> Reading {

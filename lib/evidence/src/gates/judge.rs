@@ -207,8 +207,11 @@ pub fn stretch(leg: &Leg, chart: Option<&Sequential>) -> Option<Stretch> {
 
 /// Stretches of degenerate outputs; a failed request says nothing about the output it would have had.
 fn collapsed(leg: &Leg) -> Option<Stretch> {
-    let known: Vec<(u64, bool)> =
-        leg.replies().filter(|(_, l)| l.label != Label::ClientError).map(|(c, l)| (c.ordinal, l.degenerate())).collect();
+    let known: Vec<(u64, bool)> = leg
+        .replies()
+        .filter(|(_, l)| l.label != Label::ClientError)
+        .map(|(c, l)| (c.ordinal, l.degenerate()))
+        .collect();
     let mut stretches: Vec<(u64, u64, Option<u64>)> = Vec::new();
     for (i, (ordinal, bad)) in known.iter().enumerate() {
         let before = i > 0 && known[i - 1].1;

@@ -183,7 +183,9 @@ pub fn misses(leg: &Leg, show: Rows) -> Option<Table> {
     let mut t =
         Table::new(format!("Questions missed in {} (0-based; · is right, ! collapsed)", leg.title()), &heads);
     let only_collapsed = |cells: &BTreeMap<u64, (String, Label)>| {
-        cells.values().all(|(cell, l)| cell == "·" || matches!(l, Label::SingleTokenRun | Label::LuckyGarbage))
+        cells
+            .values()
+            .all(|(cell, l)| cell == "·" || matches!(l, Label::SingleTokenRun | Label::LuckyGarbage))
     };
     let folded: Vec<u64> = rows.iter().filter(|(_, cells)| only_collapsed(cells)).map(|(i, _)| *i).collect();
     let folded = if show == Rows::Folded && folded.len() >= FOLD { folded } else { Vec::new() };
@@ -193,17 +195,25 @@ pub fn misses(leg: &Leg, show: Rows) -> Option<Table> {
     for (index, cells) in rows.into_iter().take(most) {
         let mut row = vec![format!("Q{index}"), cut(golds.get(&index).unwrap_or(&"?"), 10)];
         row.extend(runs.iter().map(|r| cells.get(r).map_or("missing".into(), |(c, _)| cut(c, 12))));
-        let mut kinds: Vec<Label> = cells.values().map(|(_, l)| *l).filter(|l| *l != Label::Healthy).collect();
+        let mut kinds: Vec<Label> =
+            cells.values().map(|(_, l)| *l).filter(|l| *l != Label::Healthy).collect();
         kinds.sort_unstable();
         kinds.dedup();
         row.push(kinds.iter().map(|l| l.name()).collect::<Vec<_>>().join(", "));
         t.row(row);
     }
     if !folded.is_empty() {
-        t.note(format!("{} questions were missed by collapsed outputs only: Q{}.", folded.len(), ranges(folded)));
+        t.note(format!(
+            "{} questions were missed by collapsed outputs only: Q{}.",
+            folded.len(),
+            ranges(folded)
+        ));
     }
     if total > most {
-        t.note(format!("{} more questions were missed; the report and the records hold them all.", total - most));
+        t.note(format!(
+            "{} more questions were missed; the report and the records hold them all.",
+            total - most
+        ));
     }
     Some(t)
 }

@@ -62,7 +62,8 @@ fn exact(runs: &[(u64, u64)], right: u64) -> Option<f64> {
     }
     let observed: u64 = runs.iter().map(|r| r.0 * r.0).sum();
     // Weight of k right answers in a run, scaled to stay finite.
-    let weight: Vec<f64> = (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
+    let weight: Vec<f64> =
+        (0..=n).map(|k| (ln_choose(n, k) - n as f64 * std::f64::consts::LN_2).exp()).collect();
     // After each run but the last: weight of every (total, sum of squares) so far.
     let width = highest as usize + 1;
     let mut states = vec![0.0; (right as usize + 1) * width];

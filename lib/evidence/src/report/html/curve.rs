@@ -11,8 +11,12 @@ pub fn cusum(leg: &Leg, j: &Judgment) -> Option<Markup> {
     let stretch = j.stretches.get(&leg.name);
     let highest = s.sums.iter().copied().max().unwrap_or(0).max(s.chart.threshold) as f64;
     let plot = Plot::new(*s.ordinals.first()?, *s.ordinals.last()?, highest * 1.08, 200.0);
-    let points: Vec<String> =
-        s.ordinals.iter().zip(&s.sums).map(|(o, v)| format!("{} {}", plot.x(*o as f64), plot.y(f64::from(*v)))).collect();
+    let points: Vec<String> = s
+        .ordinals
+        .iter()
+        .zip(&s.sums)
+        .map(|(o, v)| format!("{} {}", plot.x(*o as f64), plot.y(f64::from(*v))))
+        .collect();
     let threshold = plot.y(f64::from(s.chart.threshold));
     Some(html! {
         h3 { "CUSUM of wrong answers, in the order of requests" }

@@ -60,7 +60,10 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
     let height = TOP + grid.row * grid.runs.len() as f64 + 32.0;
     let predicted = predicted(judge::of_leg(case, leg));
     let kinds: BTreeSet<Label> = leg.labels.iter().map(|l| l.label).collect();
-    let step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].into_iter().find(|s| *s as f64 * cell >= 24.0).unwrap_or(2000);
+    let step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+        .into_iter()
+        .find(|s| *s as f64 * cell >= 24.0)
+        .unwrap_or(2000);
     let stretch = j.stretches.get(&leg.name);
     html! {
         figure {
@@ -136,5 +139,10 @@ fn hover(c: &Completion, l: &Labelled, predicted: bool) -> String {
 pub fn predicted(f: Option<&Finding>) -> BTreeSet<u64> {
     let ranges = f.and_then(|f| f.data.get("predicted_ranges")).and_then(|v| v.as_array());
     let pair = |v: &serde_json::Value| Some((v.get(0)?.as_u64()?, v.get(1)?.as_u64()?));
-    ranges.into_iter().flatten().filter_map(pair).flat_map(|(a, b)| a..=b.min(a.saturating_add(1_000_000))).collect()
+    ranges
+        .into_iter()
+        .flatten()
+        .filter_map(pair)
+        .flat_map(|(a, b)| a..=b.min(a.saturating_add(1_000_000)))
+        .collect()
 }

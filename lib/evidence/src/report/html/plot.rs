@@ -44,7 +44,8 @@ impl Plot {
 
     /// Axes with ticks, a border between runs, and the bad stretch as a band.
     pub fn frame(&self, leg: &Leg, stretch: Option<&Stretch>, unit: &str) -> Markup {
-        let borders: Vec<(u64, u64)> = leg.runs().iter().filter_map(|r| first_of(leg, *r).map(|o| (*r, o))).collect();
+        let borders: Vec<(u64, u64)> =
+            leg.runs().iter().filter_map(|r| first_of(leg, *r).map(|o| (*r, o))).collect();
         let (bottom, top) = (self.y(0.0), self.y(self.top));
         html! {
             @if let Some(s) = stretch {
@@ -85,6 +86,7 @@ pub fn bands(s: &Stretch, end: u64) -> Vec<(u64, u64)> {
 fn ticks(top: f64, n: usize) -> Vec<f64> {
     let rough = top / n as f64;
     let power = 10f64.powf(rough.max(1e-9).log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|k| k * power).find(|s| *s >= rough).unwrap_or(rough).max(1.0);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|k| k * power).find(|s| *s >= rough).unwrap_or(rough).max(1.0);
     (0..).map(|i| f64::from(i) * step).take_while(|v| *v <= top * 1.0001).take(200).collect()
 }

@@ -13,16 +13,23 @@ const MOST: usize = 4000;
 /// The strip of a leg, when its mechanism finding carries a replay.
 pub fn pool(leg: &Leg, f: Option<&Finding>, j: &Judgment) -> Option<Markup> {
     let f = f?;
-    let blocks: Vec<Option<u64>> = f.data.get("highest_block")?.as_array()?.iter().map(Value::as_u64).collect();
+    let blocks: Vec<Option<u64>> =
+        f.data.get("highest_block")?.as_array()?.iter().map(Value::as_u64).collect();
     if blocks.len() != leg.completions.len() || blocks.iter().flatten().count() == 0 {
         return None;
     }
     let number = |key: &str| f.data.get(key).and_then(Value::as_u64);
     let pool = number("pool_blocks")?;
     let bad = number("first_bad_block").filter(|b| *b < pool);
-    let plot = Plot::new(leg.completions.first()?.ordinal, leg.completions.last()?.ordinal, pool as f64 * 1.04, 230.0);
+    let plot = Plot::new(
+        leg.completions.first()?.ordinal,
+        leg.completions.last()?.ordinal,
+        pool as f64 * 1.04,
+        230.0,
+    );
     let radius = (500.0 / blocks.len() as f64).clamp(1.2, 3.2);
-    let token = number("first_bad_token").filter(|t| *t > 0).map(|t| format!(" token {t}")).unwrap_or_default();
+    let token =
+        number("first_bad_token").filter(|t| *t > 0).map(|t| format!(" token {t}")).unwrap_or_default();
     Some(html! {
         h3 { "Pool replay: highest attention block each request held" }
         figure {
