@@ -3,7 +3,8 @@
 use cute_evidence::checks::pipe::Outlet;
 use cute_evidence::checks::{self, Case, Expectations};
 use cute_records::{
-    Completion, Dispatch, End, Finding, FinishReason, Reader, Record, Run, Severity, Source, State, Writer,
+    Completion, Dispatch, End, Event, Finding, FinishReason, Reader, Record, Run, Severity, Source, State,
+    Writer,
 };
 use std::io::Cursor;
 
@@ -241,6 +242,25 @@ fn a_slot_with_two_owners_and_a_double_release_are_found() {
     let twice =
         vec![state("acquire", 1, "a", None), state("release", 1, "a", None), state("release", 1, "a", None)];
     check(twice, &Expectations::default(), &["state_released_twice"]);
+}
+
+#[test]
+fn trouble_in_the_servers_log_is_found_once_a_kind() {
+    let event = |name: &str, line| {
+        Record::Event(Event {
+            event: name.into(),
+            source: Source { file: "s.log".into(), line, ..Source::default() },
+            ..Event::default()
+        })
+    };
+    let lines = vec![
+        event("fallback_raise", 1),
+        event("coop_launch_failed", 2),
+        event("coop_launch_failed", 3),
+        event("log_warning", 4),
+    ];
+    let found = check(lines, &Expectations::default(), &["server_trouble"]);
+    assert_eq!((found[0].at.as_deref(), found[0].data["count"].as_u64()), (Some("s.log:2"), Some(2)));
 }
 
 #[test]

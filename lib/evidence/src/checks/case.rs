@@ -4,6 +4,7 @@
 //! stream's own; a second producer in the same stream starts the next one, so that two engines' ordinals
 //! never mix.
 
+use super::LogLine;
 use super::state::States;
 use crate::detect::{self, Labelled};
 use cute_records::{
@@ -23,8 +24,10 @@ pub struct Leg {
     pub labels: Vec<Labelled>,
     /// pools its log or engine reported
     pub pools: Vec<Pool>,
-    /// recognised log lines
-    pub events: Vec<Event>,
+    /// recognised log lines that a check or a replay needs, in order
+    pub log: Vec<LogLine>,
+    /// recognised log lines, all of them
+    pub log_lines: u64,
     /// dispatch decisions
     pub dispatch: Vec<Dispatch>,
 }
@@ -80,12 +83,22 @@ impl Case {
                 let file = p.source.as_ref().map_or(String::new(), |s| s.file.clone());
                 self.of_source(&file).pools.push(p.clone());
             }
-            Record::Event(e) => self.of_source(&e.source.file).events.push(e.clone()),
+            Record::Event(e) => self.event(e),
             Record::State(s) => self.states.note(s),
             Record::Timing(t) => self.timings.push(t.clone()),
             Record::Finding(f) => self.findings.push(f.clone()),
             Record::Prompt(_) | Record::Verdict(_) | Record::End(_) => {}
         }
+    }
+
+    fn event(&mut self, e: &Event) {
+        let leg = self.of_source(&e.source.file);
+        let file = match leg.log.last() {
+            Some(line) => line.file.clone(),
+            None => e.source.file.as_str().into(),
+        };
+        leg.log_lines += 1;
+        leg.log.extend(LogLine::of(e, &file));
     }
 
     fn completion(&mut self, mut c: Completion) {
@@ -95,9 +108,11 @@ impl Case {
             None => String::new(),
         };
         let labelled = detect::label(&c);
-        // Ids and probabilities have served the detectors; a long soak must fit in memory.
+        // Texts, ids and probabilities have served the detectors; a long soak must fit in memory.
         c.token_ids = None;
         c.logprobs = None;
+        c.text = c.text.map(|_| String::new());
+        c.text_tail = c.text_tail.map(|_| String::new());
         let leg = self.leg(&name);
         leg.completions.push(c);
         leg.labels.push(labelled);
@@ -139,7 +154,8 @@ impl Case {
                 }
             };
             leg.pools.extend(log.pools);
-            leg.events.extend(log.events);
+            leg.log.extend(log.log);
+            leg.log_lines += log.log_lines;
             leg.dispatch.extend(log.dispatch);
         }
         for leg in &mut legs {

@@ -7,22 +7,27 @@
 //! |---|---|
 //! | [`case`] | everything a stream said, leg by leg |
 //! | [`pipe`] | reading and forwarding a stream; a closed pipe is no reason to stop thinking |
+//! | [`logline`] | what is kept of a server's log |
 //! | [`dispatch`] | expected layers on the expected path, by outcome |
 //! | [`repeat`] | same prompt, same fingerprint |
 //! | [`output`] | one finding for every reply that is not healthy |
+//! | [`server`] | trouble that a server logged |
 //! | [`state`] | slots and pages: zero on acquire, one owner |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
 pub mod dispatch;
+pub mod logline;
 pub mod output;
 pub mod pipe;
 pub mod repeat;
+pub mod server;
 pub mod state;
 pub mod stream;
 
 pub use case::{Case, Leg};
 pub use dispatch::{Expectations, Layers, Path};
+pub use logline::{LogLine, What};
 
 use cute_records::{Finding, Severity};
 use serde_json::Value;
@@ -96,6 +101,7 @@ impl FindingExt for Finding {
 pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     let mut out = stream::check(case);
     out.extend(dispatch::check(case, expected));
+    out.extend(server::check(case));
     out.extend(case.states.findings());
     out.extend(repeat::check(case));
     out.extend(output::check(case));

@@ -1,8 +1,9 @@
 //! Same prompt, same fingerprint: in an engine whose reductions have a fixed order, nothing about the company a
 //! request keeps may change a bit of its logits.
 //!
-//! Replies are grouped by the digest of their prompt, or by index when there is none. The first reply of a
-//! group sets the measure. When a run sampled, replies differ by design and the check says so instead.
+//! Replies are grouped by the digests of their prompt and sampling parameters (the seed among them), or by index
+//! when there is none. The first reply of a group sets the measure. When a run sampled and does not say with which
+//! parameters, replies differ by design and the check says so instead.
 
 use super::{Case, FindingExt, Leg, finding, ranges};
 use crate::detect::Label;
@@ -12,7 +13,8 @@ use std::collections::BTreeMap;
 /// Compares replies to the same prompt.
 pub fn check(case: &Case) -> Vec<Finding> {
     let mut out = Vec::new();
-    if let Some(temperature) = case.runs.iter().find_map(sampled) {
+    let untold = case.with_completions().all(|leg| leg.replies().all(|(c, _)| c.sampling_sha256.is_none()));
+    if let Some(temperature) = case.runs.iter().find_map(sampled).filter(|_| untold) {
         out.push(finding(
             "same_prompt_skipped",
             Severity::Info,
@@ -42,7 +44,8 @@ fn compare(leg: &Leg, check: &str, field: &str, of: impl Fn(&Completion) -> Opti
         if l.label == Label::ClientError || of(c).is_none() {
             continue;
         }
-        let key = c.prompt_sha256.clone().unwrap_or_else(|| format!("index {}", c.index));
+        let prompt = c.prompt_sha256.clone().unwrap_or_else(|| format!("index {}", c.index));
+        let key = prompt + c.sampling_sha256.as_deref().unwrap_or_default();
         groups.entry(key).or_default().push(c);
     }
     let compared: usize = groups.values().map(|g| g.len() - 1).sum();

@@ -8,8 +8,8 @@
 //! request line after them, or before them. A log that ends with readings of a running request ends streamed; the
 //! change shows as two request lines with no reading in between, one ending and the next beginning.
 
+use crate::checks::{LogLine, What};
 use crate::pool::Geometry;
-use cute_records::Event;
 
 /// What the log says about one served request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -31,23 +31,19 @@ struct Reading {
     at: Option<f64>,
 }
 
-/// Reads the gauge of one boot; events in log order. One entry for each request that made the server generate.
-pub fn read(events: &[&Event], g: Option<&Geometry>) -> Vec<Served> {
+/// Reads the gauge of one boot; lines in log order. One entry for each request that made the server generate.
+pub fn read(log: &[&LogLine], g: Option<&Geometry>) -> Vec<Served> {
     // Readings before the first request line, between each two, and after the last.
     let mut between: Vec<Vec<Reading>> = vec![Vec::new()];
-    for e in events {
-        let number = |key: &str| e.fields.get(key).and_then(serde_json::Value::as_f64);
-        match e.event.as_str() {
-            "engine_stats" => {
-                let running = number("running").unwrap_or(0.0) as u64;
-                let percent = number("kv_cache_usage_percent").unwrap_or(0.0);
-                let at = e.source.timestamp.as_deref().and_then(seconds);
+    for line in log {
+        match line.what {
+            What::Reading { running, percent } => {
                 if let Some(last) = between.last_mut() {
-                    last.push(Reading { running, percent, at });
+                    last.push(Reading { running, percent, at: line.at });
                 }
             }
-            "http_request" if generates(e) => between.push(Vec::new()),
-            _ => {}
+            What::Request => between.push(Vec::new()),
+            What::Trouble(_) => {}
         }
     }
     let n = between.len() - 1;
@@ -81,13 +77,6 @@ fn first_streamed(between: &[Vec<Reading>]) -> usize {
     (1..n).find(|i| between[*i].is_empty() && busy(&between[*i - 1])).unwrap_or(0)
 }
 
-/// True for a request that made the server generate, and that it answered.
-pub fn generates(e: &Event) -> bool {
-    let text = |key: &str| e.fields.get(key).and_then(serde_json::Value::as_str).unwrap_or("");
-    let status = e.fields.get("status").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    text("method") == "POST" && text("path").contains("completions") && (200..300).contains(&status)
-}
-
 /// Block counts that a gauge of `usable` blocks shows as `percent`, rounded to a tenth.
 fn bounds(percent: f64, usable: u64) -> (u64, u64) {
     let blocks = |p: f64| p / 100.0 * usable as f64;
@@ -96,21 +85,4 @@ fn bounds(percent: f64, usable: u64) -> (u64, u64) {
     // In pools so small that a tenth of a percent is less than a block the nearest count is the only one.
     let nearest = blocks(percent).round() as u64;
     if low > high { (nearest, nearest) } else { (low, high) }
-}
-
-/// Seconds of a log's `MM-DD hh:mm:ss` or `YYYY-MM-DDThh:mm:ss`, on an axis of its own: months count as 31 days.
-fn seconds(stamp: &str) -> Option<f64> {
-    let numbers: Vec<f64> = stamp
-        .split(|c: char| !(c.is_ascii_digit() || c == '.'))
-        .filter(|w| !w.is_empty())
-        .map_while(|w| w.parse().ok())
-        .collect();
-    let n = match numbers.as_slice() {
-        [year, rest @ ..] if *year > 999.0 => rest,
-        all => all,
-    };
-    match n {
-        [month, day, h, m, s, ..] => Some((((month * 31.0 + day) * 24.0 + h) * 60.0 + m) * 60.0 + s),
-        _ => None,
-    }
 }

@@ -6,9 +6,9 @@
 
 use super::gauge::{self, Served};
 use super::placing;
-use crate::checks::Leg;
+use crate::checks::{Leg, LogLine};
 use crate::pool::{Demand, Geometry};
-use cute_records::{Completion, Event, Pool};
+use cute_records::{Completion, Pool};
 use std::collections::BTreeMap;
 
 /// How a request's demand is known.
@@ -42,7 +42,7 @@ pub struct Boot<'a> {
     /// the pool it reported
     pub pool: &'a Pool,
     /// its recognised log lines, in order
-    pub events: Vec<&'a Event>,
+    pub log: Vec<&'a LogLine>,
 }
 
 /// A leg's boots, split where its log reports a pool anew.
@@ -55,14 +55,14 @@ pub fn boots(leg: &Leg) -> Vec<Boot<'_>> {
     for (i, pool) in pools.iter().enumerate() {
         let here = place(pool);
         let next = pools.get(i + 1).and_then(|p| place(p));
-        let within = |e: &&Event| match &here {
+        let within = |e: &&LogLine| match &here {
             None => true,
             Some((file, line)) => {
                 let end = next.as_ref().filter(|(f, _)| f == file).map_or(u64::MAX, |(_, l)| *l);
-                e.source.file == *file && e.source.line > *line && e.source.line < end
+                *e.file == **file && e.line > *line && e.line < end
             }
         };
-        out.push(Boot { pool, events: leg.events.iter().filter(within).collect() });
+        out.push(Boot { pool, log: leg.log.iter().filter(within).collect() });
     }
     out
 }
@@ -109,7 +109,7 @@ impl<'a> Requests<'a> {
     /// Puts a leg's results on a boot.
     pub fn of(leg: &'a Leg, boot: &Boot<'_>, geometry: Geometry) -> Self {
         let rows: Vec<&Completion> = leg.completions.iter().collect();
-        let served = gauge::read(&boot.events, Some(&geometry));
+        let served = gauge::read(&boot.log, Some(&geometry));
         // Ordinals leave room for results that are known to be missing.
         let expected = rows.iter().map(|c| c.ordinal as usize + 1).max().unwrap_or(0);
         // Ordinals that leave a thousand times more room than there are results are no order of requests.

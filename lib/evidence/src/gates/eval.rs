@@ -2,7 +2,7 @@
 
 use super::figures::{self, quantile};
 use super::{Ask, Settings, Subject, Threshold};
-use crate::checks::{Case, is_gap};
+use crate::checks::{Case, LogLine, is_gap};
 use crate::detect::Label;
 use crate::stats::power::percent;
 use cute_records::{Gate, Outcome, RunScore, Severity};
@@ -201,16 +201,15 @@ pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
             Count { value, of: value, story: format!("{value} dispatch records of decode steps") }
         }
         "log_errors" | "server_alive" => {
-            let lines: usize = case.legs.iter().map(|l| l.events.len()).sum();
+            let lines = figures::log_lines(case);
             if lines == 0 {
                 return Missing("no recognised line of a server log".to_owned());
             }
             let bad = figures::log_errors(case);
-            let first =
-                bad.first().map(|e| format!(", first {} at {}:{}", e.event, e.source.file, e.source.line));
+            let first = bad.first().map(|(l, name)| format!(", first {name} at {}:{}", l.file, l.line));
             if metric == "log_errors" {
                 let story = format!("{} such lines of {lines}{}", bad.len(), first.unwrap_or_default());
-                return Count { value: bad.len() as u64, of: lines as u64, story };
+                return Count { value: bad.len() as u64, of: lines, story };
             }
             alive(case, &bad)
         }
@@ -336,11 +335,11 @@ fn unexplained(case: &Case) -> Reading {
     }
 }
 
-fn alive(case: &Case, bad: &[&cute_records::Event]) -> Reading {
-    let fatal = bad.iter().find(|e| ["died", "fatal", "traceback"].iter().any(|w| e.event.contains(w)));
+fn alive(case: &Case, bad: &[(&LogLine, &str)]) -> Reading {
+    let fatal = bad.iter().find(|(_, name)| ["died", "fatal", "traceback"].iter().any(|w| name.contains(w)));
     let last = case.with_completions().filter_map(|l| l.replies().last()).last();
     let (value, story) = match (fatal, last) {
-        (Some(e), _) => (0, format!("{} at {}:{}", e.event, e.source.file, e.source.line)),
+        (Some((line, name)), _) => (0, format!("{name} at {}:{}", line.file, line.line)),
         (None, None) => return Missing("no completion in the stream".to_owned()),
         (None, Some((c, l))) if l.label == Label::ClientError => {
             (0, format!("the last request, {}, failed", c.ordinal))

@@ -1,9 +1,9 @@
 //! The numbers a case yields: a count with what it was counted over, or the reason why there is none.
 
-use crate::checks::{Case, Leg};
+use crate::checks::{Case, Leg, LogLine};
 use crate::detect::Label;
 use crate::stats::{cusum::Chart, homogeneity, homogeneity::Homogeneity, mcnemar};
-use cute_records::{Completion, Event};
+use cute_records::Completion;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Replies of a case, all legs.
@@ -118,15 +118,14 @@ pub fn sequential(leg: &Leg, baseline: Option<f64>, arl0: f64) -> Option<Sequent
     })
 }
 
-/// Events that a sound server does not log.
-pub fn log_errors(case: &Case) -> Vec<&Event> {
-    let bad = |e: &&Event| {
-        let name = e.event.as_str();
-        ["error", "fallback", "fatal", "traceback", "died", "diverged", "construction_failed", "corrupt"]
-            .iter()
-            .any(|w| name.contains(w))
-    };
-    case.legs.iter().flat_map(|l| &l.events).filter(bad).collect()
+/// Log lines of all legs, recognised in any way.
+pub fn log_lines(case: &Case) -> u64 {
+    case.legs.iter().map(|l| l.log_lines).sum()
+}
+
+/// Log lines that a sound server does not write, and what each reports.
+pub fn log_errors(case: &Case) -> Vec<(&LogLine, &str)> {
+    case.legs.iter().flat_map(|l| &l.log).filter_map(|line| Some((line, line.trouble()?))).collect()
 }
 
 /// Distinct model digests that producers name.

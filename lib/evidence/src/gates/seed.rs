@@ -5,6 +5,7 @@
 
 use super::Judgment;
 use super::eval::{Reading, read_server};
+use super::figures;
 use crate::checks::Case;
 use serde_json::{Value, json};
 
@@ -47,6 +48,6 @@ pub fn compat(case: &Case, j: &Judgment) -> Value {
 
 /// Lines in which their pattern `ERROR|FATAL|state.*corrupt` would have matched; null without a log.
 fn corruption_hits(case: &Case) -> Option<u64> {
-    let lines: usize = case.legs.iter().map(|l| l.events.len() + l.dispatch.len()).sum();
-    (lines > 0).then(|| super::figures::log_errors(case).len() as u64)
+    let dispatch = case.dispatch().next().is_some();
+    (figures::log_lines(case) > 0 || dispatch).then(|| figures::log_errors(case).len() as u64)
 }
