@@ -13,7 +13,7 @@ mkdir -p "$out"
 
 cute-load "$model" |
     cute-generate --prompts "$prompts" --runs "$runs" --phase-e-layers "$layers" "$@" 2> >(tee "$out/gen.log" >&2) |
-    cute-audit --expect-coop-layers "$layers" --require-records --dispatch "$out/gen.log" --quiet |
+    cute-audit --expect-coop-layers "$layers" --require-records --explain --dispatch "$out/gen.log" --quiet |
     cute-verdict --runs "$runs" --gate "$gate" --gate errors=0 --gate findings=0 --report "$out/soak.html" > "$out/verdict.jsonl"
 codes=("${PIPESTATUS[@]}")
 

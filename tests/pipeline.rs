@@ -120,6 +120,16 @@ fn the_narrow_kv_offset_gives_clean_runs_a_sharp_onset_and_a_sharp_recovery() {
 }
 
 #[test]
+fn sampled_replies_are_compared_by_their_seeds() {
+    let prompts = r#"printf '%s\n' '{"prompt":"Question: Ann","temperature":1,"seed":1}' '{"prompt":"Question: Ann","temperature":1,"seed":2}'"#;
+    let generate = "cute-generate --model examples/tiny-hybrid --max-num-seqs 1 --max-tokens 20 --ignore-eos";
+    let done = sh(&format!("{prompts} | {generate} --runs 2 | cute-audit -q"));
+    assert_eq!(done.code, 0, "other seeds, other replies: {}", done.stdout);
+    let done = sh(&format!("{prompts} | {generate} --runs 2 --fault stale-state 2> /dev/null | cute-audit -q"));
+    assert!(checks(&done).contains(&"fingerprint_differs".to_owned()), "{}", done.stdout);
+}
+
+#[test]
 fn a_dead_producer_never_looks_like_a_pass() {
     for cut in ["head -n 30", "head -n -1", "head -c 20000", "grep -v '\"ordinal\":7,'"] {
         let done = sh(&format!("{GENERATE} --limit 20 2> /dev/null | {cut} | {JUDGE}"));
@@ -146,7 +156,7 @@ fn the_dispatch_log_becomes_records_and_a_wrong_expectation_fails() {
     let layers: Vec<u64> = records(&done.stdout, "dispatch").iter().map(|d| d["layer_idx"].as_u64().unwrap()).collect();
     assert_eq!(layers, [3, 7, 11]);
     assert!(records(&done.stdout, "dispatch").iter().all(|d| d["path"] == "lite" && d["outcome"] == "lite"));
-    for (expectation, code) in [("--expect-lite-layers 3,7,11", 0), ("--expect-coop-layers 3,7,11", 1), ("--expect-lite-layers 3,7", 1), ("--expect-coop-layers none", 0)] {
+    for (expectation, code) in [("--expect-lite-layers 3,7,11", 0), ("--expect-coop-layers 3,7,11", 1), ("--expect-lite-layers 3,7", 1), ("--expect-coop-layers none --expect-lite-layers 3,7,11", 0)] {
         let done = sh(&format!(
             "{GENERATE} --limit 2 --phase-e-path lite 2> $T/log | cute-audit -q {expectation} --dispatch $T/log > $T/audited; echo $?"
         ));

@@ -1,9 +1,10 @@
 //! The resolved configuration: every argument, its value and where it came from.
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use cute_records::{Origin, Run, Setting};
 use serde_json::{Value, json};
+use std::any::TypeId;
 use std::collections::BTreeMap;
 
 /// What goes into a `run` record.
@@ -34,7 +35,7 @@ impl Config {
                     .get_raw(id)
                     .into_iter()
                     .flatten()
-                    .map(|raw| Value::String(raw.to_string_lossy().into_owned()))
+                    .map(|raw| typed(arg, &raw.to_string_lossy()))
                     .collect();
                 let single = values.len() == 1 && !matches!(arg.get_action(), clap::ArgAction::Append);
                 if single { values.into_iter().next().unwrap_or_default() } else { Value::Array(values) }
@@ -78,4 +79,19 @@ impl Config {
             ..Run::default()
         }
     }
+}
+
+/// A raw value in the type its argument parses to: numbers as numbers, everything else as text.
+fn typed(arg: &Arg, raw: &str) -> Value {
+    let id = arg.get_value_parser().type_id();
+    let integers = [TypeId::of::<u64>(), TypeId::of::<u32>(), TypeId::of::<usize>()];
+    let floats = [TypeId::of::<f64>(), TypeId::of::<f32>()];
+    let number = if integers.into_iter().any(|t| id == t) {
+        raw.parse::<u64>().ok().map(Value::from)
+    } else if floats.into_iter().any(|t| id == t) {
+        raw.parse::<f64>().ok().map(Value::from)
+    } else {
+        None
+    };
+    number.unwrap_or_else(|| raw.into())
 }

@@ -5,7 +5,7 @@
 //! intended `path=` and the `outcome=` can differ in the log and be caught.
 
 use crate::Error;
-use crate::backend::{Backend, Workspace};
+use crate::backend::{Backend, Regions, Workspace};
 use crate::batch::{Batch, BatchKind};
 use crate::fault::Fault;
 use crate::knobs::{Knobs, PathKnob};
@@ -116,7 +116,9 @@ impl<B: Backend> Dispatcher<B> {
         if knobs.fusion {
             let slots = config.num_key_value_heads * knobs.wo_split;
             for layer in config.full_attention_layers().into_iter().filter(|l| knobs.allows(*l)) {
-                let ws = Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
+                let mut ws =
+                    Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
+                ws.regions.on = knobs.region_timing;
                 workspaces.insert(layer, ws);
             }
         }
@@ -143,6 +145,10 @@ impl<B: Backend> Dispatcher<B> {
     /// Launches and resets of all workspaces.
     pub fn launches(&self) -> (u64, u64) {
         self.workspaces.values().fold((0, 0), |(l, r), ws| (l + ws.launches, r + ws.resets))
+    }
+    /// Time by phase of each layer's cooperative launches, where it was taken.
+    pub fn regions(&self) -> impl Iterator<Item = (usize, &Regions)> {
+        self.workspaces.iter().map(|(layer, ws)| (*layer, &ws.regions)).filter(|(_, r)| r.launches > 0)
     }
     /// The fault that makes every cooperative launch fail is on.
     pub(crate) fn coop_launch_fails(&self) -> bool {

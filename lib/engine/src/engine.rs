@@ -1,7 +1,7 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
 use crate::Error;
-use crate::backend::{Backend, CacheShape, KvDtype};
+use crate::backend::{Backend, CacheShape, KvDtype, Regions};
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
@@ -58,6 +58,15 @@ impl EngineConfig {
     pub fn pages(&self) -> usize {
         self.num_kv_pages
             .unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
+    }
+
+    fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            num_pages: self.pages(),
+            page_size: self.page_size,
+            kv_dtype: self.kv_dtype,
+            num_slots: 1 + self.max_num_seqs,
+        }
     }
 
     fn validate(&self, model: &cute_checkpoint::Config) -> Result<(), Error> {
@@ -153,12 +162,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Self, Error> {
         config.validate(&checkpoint.config)?;
         let c = &checkpoint.config;
-        let shape = CacheShape {
-            num_pages: config.pages(),
-            page_size: config.page_size,
-            kv_dtype: config.kv_dtype,
-            num_slots: 1 + config.max_num_seqs,
-        };
+        let shape = config.cache_shape();
         let limits = Limits {
             max_num_seqs: config.max_num_seqs,
             max_model_len: config.max_model_len,
@@ -169,7 +173,7 @@ impl<B: Backend> Engine<B> {
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(c, shape)?,
-            scratch: Scratch::new(&backend, c, rows, rows)?,
+            scratch: Scratch::new(&backend, c, rows, config.max_num_seqs)?,
             dispatcher: Dispatcher::new(
                 &backend,
                 c,
@@ -205,15 +209,15 @@ impl<B: Backend> Engine<B> {
         self.dispatcher.launches()
     }
 
+    /// Time by phase of each layer's cooperative launches, when it was asked for.
+    pub fn regions(&self) -> impl Iterator<Item = (usize, &Regions)> {
+        self.dispatcher.regions()
+    }
+
     /// The KV pool's geometry as a record.
     pub fn pool_record(&self) -> Pool {
         let c = &self.model.config;
-        let shape = CacheShape {
-            num_pages: self.config.pages(),
-            page_size: self.config.page_size,
-            kv_dtype: self.config.kv_dtype,
-            num_slots: 1 + self.config.max_num_seqs,
-        };
+        let shape = self.config.cache_shape();
         let bytes = shape.page_bytes(c);
         Pool {
             num_blocks: Some(shape.num_pages as u64),

@@ -29,6 +29,8 @@ pub struct Knobs {
     pub dispatch_log: bool,
     /// `CUTE_WO_SPLIT`: 1, 2, 4 or 8
     pub wo_split: usize,
+    /// `CUTE_BETA_REGION_TIMING`: time the phases of cooperative launches
+    pub region_timing: bool,
     /// blocks resident at once, instead of what the device reports
     pub resident_cap: Option<usize>,
 }
@@ -42,6 +44,7 @@ impl Default for Knobs {
             fallback_raise: false,
             dispatch_log: true,
             wo_split: 1,
+            region_timing: false,
             resident_cap: None,
         }
     }

@@ -320,6 +320,9 @@ pub struct Completion {
     /// sha256 of the prompt's token ids: equal prompts, equal digests
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_sha256: Option<String>,
+    /// sha256 of the sampling parameters: with the same prompt and these, the reply must be the same
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_sha256: Option<String>,
     /// the gold answer
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gold: Option<String>,

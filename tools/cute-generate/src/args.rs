@@ -124,6 +124,9 @@ pub struct Args {
     /// Pieces W_O's inputs are split into, for each key/value head: 1, 2, 4 or 8
     #[arg(long, env = "CUTE_WO_SPLIT", value_name = "N", default_value = "1", value_parser = knobs::parse_wo_split, help_heading = "Dispatch")]
     pub wo_split: usize,
+    /// Time the phases of cooperative launches, as `timing` records: 1 or 0
+    #[arg(long, env = "CUTE_BETA_REGION_TIMING", value_name = "0|1", default_value = "0", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
+    pub region_timing: bool,
     /// Blocks of a cooperative launch resident at once, instead of what the device reports
     #[arg(long, value_name = "N", help_heading = "Dispatch")]
     pub resident_cap: Option<usize>,
@@ -167,6 +170,7 @@ impl Args {
                 fallback_raise: self.fallback_raise,
                 dispatch_log: self.dispatch_log,
                 wo_split: self.wo_split,
+                region_timing: self.region_timing,
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
@@ -189,6 +193,7 @@ impl Args {
         config.resolve("phase_e_layers", json!(engine.knobs.layers));
         config.resolve("fallback_raise", engine.knobs.fallback_raise);
         config.resolve("dispatch_log", engine.knobs.dispatch_log);
+        config.resolve("region_timing", engine.knobs.region_timing);
         config.resolve("runs", self.runs);
         config.resolve("max_tokens", self.max_tokens);
         config.resolve("temperature", f64::from(self.temperature));

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use anyhow::{Context, bail};
-use cute_records::digest::Hasher;
+use cute_records::digest::{Hasher, sha256};
 use cute_records::{Finding, Ledger, Line, Model, Parsed, Prompt, ReadError, Record, Severity};
 use std::io::Write;
 
@@ -13,7 +13,9 @@ pub struct Input {
     pub model: Option<Model>,
     /// the prompts, in order
     pub prompts: Vec<Prompt>,
-    /// sha256 over the prompts' lines
+    /// sha256 of each prompt's line
+    lines: Vec<String>,
+    /// sha256 over those of the prompts that are used
     pub digest: String,
     /// records to forward
     pub forward: Vec<(Line, Parsed)>,
@@ -26,14 +28,13 @@ pub struct Input {
 /// Reads stdin where something is expected from it, and the prompts.
 pub fn read(args: &Args) -> anyhow::Result<Input> {
     let mut input = Input::default();
-    let mut hasher = Hasher::new();
     if args.model.is_none() || args.prompts.is_none() {
         let wanted = if args.model.is_none() { "a model record" } else { "prompts" };
         let Some(lines) = cute_cli::stdin_records() else {
             bail!("{wanted} expected on stdin, which is a terminal; see --help");
         };
         let mut ledger = Ledger::default();
-        input.take(lines, &mut hasher, Some(&mut ledger))?;
+        input.take(lines, Some(&mut ledger))?;
         if let Some(trouble) = ledger.trouble().first() {
             bail!("stdin: {trouble}");
         }
@@ -42,13 +43,14 @@ pub fn read(args: &Args) -> anyhow::Result<Input> {
         if !input.prompts.is_empty() {
             bail!("prompts came on stdin and from --prompts {}: give one of them", path.display());
         }
-        input.take(cute_cli::open(path)?, &mut hasher, None)?;
+        input.take(cute_cli::open(path)?, None)?;
     }
     if let Some(limit) = args.limit {
         input.prompts.truncate(limit);
     }
-    if input.prompts.is_empty() {
-        bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
+    let mut hasher = Hasher::new();
+    for digest in input.lines.iter().take(input.prompts.len()) {
+        hasher.update(digest.as_bytes());
     }
     input.digest = hasher.hex();
     Ok(input)
@@ -58,7 +60,6 @@ impl Input {
     fn take(
         &mut self,
         lines: impl Iterator<Item = Result<Line, ReadError>>,
-        hasher: &mut Hasher,
         mut ledger: Option<&mut Ledger>,
     ) -> anyhow::Result<()> {
         for line in lines {
@@ -79,7 +80,7 @@ impl Input {
                         if let Parsed::Known(record) = &parsed {
                             match &**record {
                                 Record::Model(model) => self.model = Some(model.clone()),
-                                Record::Prompt(prompt) => self.prompt(&line, prompt.clone(), hasher),
+                                Record::Prompt(prompt) => self.prompt(&line, prompt.clone()),
                                 _ => {}
                             }
                         }
@@ -89,7 +90,7 @@ impl Input {
                 }
             } else {
                 match line.json::<Prompt>() {
-                    Ok(prompt) => self.prompt(&line, prompt, hasher),
+                    Ok(prompt) => self.prompt(&line, prompt),
                     Err(e) => self.reject(e),
                 }
             }
@@ -97,7 +98,7 @@ impl Input {
         Ok(())
     }
 
-    fn prompt(&mut self, line: &Line, prompt: Prompt, hasher: &mut Hasher) {
+    fn prompt(&mut self, line: &Line, prompt: Prompt) {
         let given = [
             prompt.prompt.is_some(),
             prompt.messages.is_some(),
@@ -106,8 +107,7 @@ impl Input {
         ];
         match given.iter().filter(|g| **g).count() {
             1 => {
-                hasher.update(line.text.as_bytes());
-                hasher.update(b"\n");
+                self.lines.push(sha256(line.text.as_bytes()));
                 self.prompts.push(prompt);
             }
             n => self.reject(line.error(format!(

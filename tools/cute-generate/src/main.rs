@@ -31,13 +31,20 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
             .build_global()
             .context("starting threads")?;
     }
+    let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
     let input = input::read(&args)?;
     let model = input.model.as_ref();
-    let dir = args.model.clone().or_else(|| model.map(|m| m.path.clone().into()));
-    let Some(dir) = dir else {
-        bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)");
+    let checkpoint = match (named, model) {
+        (Some(checkpoint), _) => checkpoint,
+        (None, Some(model)) => Checkpoint::open(model.path.as_ref())?,
+        (None, None) => {
+            bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
+        }
     };
-    let checkpoint = Checkpoint::open(&dir)?;
+    if input.prompts.is_empty() {
+        bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
+    }
+    let dir = checkpoint.dir.clone();
     let tokenizer = Tokenizer::open(&dir)?.map(Arc::new);
     if let Some(tokenizer) = &tokenizer {
         tokenizer.check(&checkpoint.config)?;

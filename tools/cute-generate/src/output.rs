@@ -2,10 +2,12 @@
 
 use crate::args::Args;
 use cute_cli::Exit;
+use cute_engine::backend::{REGIONS, Regions};
 use cute_engine::engine::Totals;
-use cute_engine::{Fault, Output};
-use cute_records::digest::sha256_ids;
+use cute_engine::{Fault, Output, SamplingParams};
+use cute_records::digest::{sha256, sha256_ids};
 use cute_records::{Completion, FinishReason, Num, Timing, answer};
+use serde_json::json;
 use std::io::Write;
 
 /// The record of a reply; `base` says what is known of its prompt.
@@ -34,6 +36,15 @@ pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
     }
 }
 
+/// A digest of everything that may change a reply but the prompt. A greedy reply does not depend on its seed.
+pub fn sampling_sha256(p: &SamplingParams) -> String {
+    let seed = if p.temperature == 0.0 { 0 } else { p.seed };
+    let cuts = (p.max_tokens, &p.stop, p.ignore_eos);
+    let text =
+        json!([p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, seed, cuts]).to_string();
+    sha256(text.as_bytes())
+}
+
 /// The record of a request that was never run.
 pub fn refused(base: &Completion, error: &anyhow::Error) -> Completion {
     Completion { finish_reason: Some(FinishReason::Error), error: Some(format!("{error:#}")), ..base.clone() }
@@ -59,6 +70,17 @@ pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
     let mut prefill = timing("prefill", t.prefill, t.steps - t.decode_steps, Some(t.prefill_tokens), None);
     prefill.figures = [("tokens_per_second".to_owned(), Num(per_second(t.prefill_tokens, t.prefill)))].into();
     vec![prefill, decode, timing("zero_check", t.zero_check, t.admissions, None, None)]
+}
+
+/// What the phases of a layer's cooperative launches took.
+pub fn regions(layer: usize, r: &Regions) -> impl Iterator<Item = Timing> {
+    REGIONS.iter().zip(r.spent).map(move |(name, spent)| Timing {
+        name: format!("region_{name}"),
+        layer: u32::try_from(layer).ok(),
+        ms: millis(spent),
+        count: r.launches,
+        ..Timing::default()
+    })
 }
 
 /// One line for people: every rate with what it is a rate of.

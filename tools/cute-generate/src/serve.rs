@@ -33,6 +33,7 @@ struct Ticket {
     index: u64,
     prompt_sha256: String,
     prompt_tokens: u64,
+    sampling_sha256: String,
     gold: Option<String>,
 }
 
@@ -147,6 +148,7 @@ impl<'a> Server<'a> {
             gold: gold.and_then(|g| answer::gold(g).or_else(|| answer::normalise(g))),
             prompt_sha256: sha256_ids(&[]),
             prompt_tokens: 0,
+            sampling_sha256: String::new(),
             id: id.clone(),
             run,
             index,
@@ -158,6 +160,7 @@ impl<'a> Server<'a> {
         ticket.prompt_sha256 = sha256_ids(&tokens);
         ticket.prompt_tokens = tokens.len() as u64;
         let params = self.args.sampling(index, &prompt.sampling);
+        ticket.sampling_sha256 = output::sampling_sha256(&params);
         if !params.stop.is_empty() && self.tokenizer.is_none() {
             return (
                 ticket,
@@ -201,6 +204,11 @@ impl<'a> Server<'a> {
         for timing in output::timings(&totals, self.weight_bytes) {
             out.write(&Record::Timing(timing))?;
         }
+        for (layer, regions) in self.engine.regions() {
+            for timing in output::regions(layer, regions) {
+                out.write(&Record::Timing(timing))?;
+            }
+        }
         log_line(&self.bar, &output::summary(self.requests, self.errors, &totals, self.weight_bytes));
         Ok(())
     }
@@ -237,6 +245,7 @@ fn ticket_base(t: &Ticket, ordinal: u64) -> Completion {
         ordinal,
         prompt_tokens: Some(t.prompt_tokens),
         prompt_sha256: Some(t.prompt_sha256.clone()),
+        sampling_sha256: Some(t.sampling_sha256.clone()),
         gold: t.gold.clone(),
         ..Completion::default()
     }

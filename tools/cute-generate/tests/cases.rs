@@ -204,6 +204,22 @@ fn token_ids_and_log_probabilities_are_written_when_asked_for() {
 }
 
 #[test]
+fn phases_of_cooperative_launches_are_timed_on_request_only() {
+    let regions = |args: &[&str]| -> Vec<(u64, u64)> {
+        let (_, records, _) = run(args, "{\"prompt\":\"1 + 1\"}\n");
+        let timed = records
+            .iter()
+            .filter(|r| r["type"] == "timing" && r["name"].as_str().unwrap().starts_with("region_"));
+        timed.map(|r| (r["layer"].as_u64().unwrap(), r["count"].as_u64().unwrap())).collect()
+    };
+    let args = ["--max-tokens", "5", "--ignore-eos", "--phase-e-layers", "3,11"];
+    assert_eq!(regions(&args), []);
+    // four decode steps follow the token that prefill gives; four phases a layer
+    let expected: Vec<(u64, u64)> = [3, 11].into_iter().flat_map(|layer| [(layer, 4); 4]).collect();
+    assert_eq!(regions(&[&args[..], &["--region-timing", "1"]].concat()), expected);
+}
+
+#[test]
 fn a_seed_repeats_a_sample_and_another_seed_does_not() {
     let sample = |seed: &str| {
         let args =
@@ -216,6 +232,23 @@ fn a_seed_repeats_a_sample_and_another_seed_does_not() {
     };
     assert_eq!(sample("1"), sample("1"));
     assert_ne!(sample("1"), sample("2"));
+}
+
+#[test]
+fn equal_prompts_with_other_sampling_are_told_apart() {
+    let stdin = "{\"prompt\":\"1 +\",\"max_tokens\":2}\n{\"prompt\":\"1 +\",\"max_tokens\":3}\n{\"prompt\":\"1 +\",\"max_tokens\":2,\"seed\":9}\n";
+    let (_, records, _) = run(&["--ignore-eos"], stdin);
+    let digests: Vec<&Value> = completions(&records).iter().map(|c| &c["sampling_sha256"]).collect();
+    assert_ne!(digests[0], digests[1]);
+    assert_eq!(digests[0], digests[2], "a greedy reply does not depend on its seed");
+}
+
+#[test]
+fn the_digest_of_the_prompts_is_that_of_the_prompts_used() {
+    let prompts = ["{\"prompt\":\"a\",\"max_tokens\":1}\n", "{\"prompt\":\"b\",\"max_tokens\":1}\n"];
+    let digest = |args: &[&str], stdin: &str| run(args, stdin).1[0]["digests"]["prompts"].clone();
+    assert_eq!(digest(&["--limit", "1"], &prompts.concat()), digest(&[], prompts[0]));
+    assert_ne!(digest(&[], &prompts.concat()), digest(&[], prompts[0]));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use super::{AttentionShape, Backend};
 use crate::Error;
 use crate::batch::Batch;
+use std::time::{Duration, Instant};
 
 /// Pieces the MLP's down product is split into.
 pub const MLP_SPLIT: usize = 8;
@@ -59,6 +60,34 @@ pub struct Counters {
     pub mlp: usize,
 }
 
+/// The phases of a cooperative launch that are timed with `CUTE_BETA_REGION_TIMING=1`.
+pub const REGIONS: [&str; 4] = ["phase1_attn_pre_wo", "phase1_wo_gemv", "phase1_gather_reduce", "phase3_mlp"];
+
+/// Time spent in each of [`REGIONS`]; nothing is read from a clock unless it is on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Regions {
+    /// whether launches are timed
+    pub on: bool,
+    /// time by region
+    pub spent: [Duration; REGIONS.len()],
+    /// launches timed
+    pub launches: u64,
+}
+
+impl Regions {
+    fn start(&self) -> Option<Instant> {
+        self.on.then(Instant::now)
+    }
+    /// Adds the time since `mark` to a region and starts the next.
+    fn next(&mut self, region: usize, mark: Option<Instant>) -> Option<Instant> {
+        let now = mark.map(|_| Instant::now());
+        if let (Some(mark), Some(now)) = (mark, now) {
+            self.spent[region] += now - mark;
+        }
+        now
+    }
+}
+
 /// Persistent buffers of one layer's fused launches.
 pub struct Workspace<B: Backend> {
     /// `[rows, kv_heads · wo_split, H]`
@@ -71,12 +100,12 @@ pub struct Workspace<B: Backend> {
     pub act: B::Buf,
     /// arrival counters
     pub counters: Counters,
-    /// rows the buffers hold
-    pub rows: usize,
     /// launches so far
     pub launches: u64,
     /// resets so far
     pub resets: u64,
+    /// time by phase
+    pub regions: Regions,
 }
 
 impl<B: Backend> Workspace<B> {
@@ -97,9 +126,9 @@ impl<B: Backend> Workspace<B> {
             gate_up: backend.buf(rows, 2 * intermediate)?,
             act: backend.buf(rows, intermediate)?,
             counters: Counters::default(),
-            rows,
             launches: 0,
             resets: 0,
+            regions: Regions::default(),
         })
     }
 
@@ -175,10 +204,12 @@ pub(super) fn coop_layer<B: Backend>(
 ) -> Result<(), Error> {
     let rows = batch.rows();
     ws.reset(b, rows, true)?;
+    let mark = ws.regions.start();
     // phase 1: attention, one group a key/value head
     b.attention(l.attn, l.proj, l.cache, &l.shape, batch)?;
     ws.counters.pre_wo += l.shape.num_kv_heads;
     arrived("pre_wo_arrival", ws.counters.pre_wo, l.shape.num_kv_heads)?;
+    let mark = ws.regions.next(0, mark);
     // W_O: the inputs of each group in wo_split pieces, each into its own slot
     let group = l.shape.num_heads * l.shape.head_dim / l.shape.num_kv_heads;
     for by in 0..l.shape.num_kv_heads {
@@ -191,13 +222,18 @@ pub(super) fn coop_layer<B: Backend>(
     }
     let slots = l.shape.num_kv_heads * l.wo_split;
     arrived("phase1_arrival", ws.counters.phase1, slots)?;
+    let mark = ws.regions.next(1, mark);
     // gather in slot order, residual, norm
     b.gather(l.mixed, &ws.wo_output, slots, rows)?;
     b.add_rms_norm(l.n, l.x, l.mixed, l.norm, rows)?;
     // phase 2: grid barrier
     ws.counters.grid_barrier += rows;
     arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+    let mark = ws.regions.next(2, mark);
     // phase 3: MLP
     mlp_phase(b, l.mixed, l.n, &l.mlp, ws, rows)?;
-    b.add(l.x, l.mixed, rows)
+    b.add(l.x, l.mixed, rows)?;
+    ws.regions.next(3, mark);
+    ws.regions.launches += u64::from(mark.is_some());
+    Ok(())
 }

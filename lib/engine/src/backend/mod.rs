@@ -8,7 +8,7 @@ pub mod cpu;
 mod fused;
 
 pub use cpu::Cpu;
-pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpWeights, Workspace};
+pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpWeights, REGIONS, Regions, Workspace};
 
 use crate::Error;
 use crate::batch::Batch;
