@@ -188,6 +188,39 @@ fn log(case: &mut Case, event: &str) {
     case.finish();
 }
 
+#[test]
+fn flips_legs_events_and_what_is_left_of_a_pool_are_gated() {
+    check(&soak(&[48, 48], 50), "flips=0", Outcome::Pass);
+    assert!(check(&soak(&[48, 46], 50), "flips<=1/50", Outcome::Fail).contains("2 of 50"));
+    let mut two = Case::default();
+    for (leg, right) in [("a", 48), ("b", 20)] {
+        for i in 0..50 {
+            two.add(&Completion { leg: Some(leg.into()), ..reply(0, i, i < right) }.into());
+        }
+    }
+    two.finish();
+    assert!(
+        check(&two, "mcnemar_legs>=0.05", Outcome::Fail)
+            .contains("b against the first leg: 28 lost, 0 gained of 50")
+    );
+    let mut c = soak(&[48], 50);
+    check(&c, "event.first_fire>=1", Outcome::Inconclusive);
+    log(&mut c, "first_fire");
+    check(&c, "event.first_fire>=1", Outcome::Pass);
+    check(&c, "event.fire_count>=1", Outcome::Fail);
+    check(&c, "pool_left_percent<=0", Outcome::Inconclusive);
+    let fields =
+        |list: Vec<(&str, serde_json::Value)>| list.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let post =
+        fields(vec![("method", json!("POST")), ("path", json!("/v1/completions")), ("status", json!(200))]);
+    c.add(&Record::Event(Event { event: "http_request".into(), fields: post, ..Event::default() }));
+    let reading = fields(vec![("running", json!(0)), ("kv_cache_usage_percent", json!(0.4))]);
+    c.add(&Record::Event(Event { event: "engine_stats".into(), fields: reading, ..Event::default() }));
+    c.finish();
+    check(&c, "pool_left_percent<=0", Outcome::Fail);
+    check(&c, "pool_left_percent<=0.5", Outcome::Pass);
+}
+
 fn collapse(from: u64, to: u64) -> Case {
     let mut case = Case::default();
     for i in 0..250u64 {
@@ -323,4 +356,23 @@ fn the_original_scripts_fields_are_null_where_theirs_passed_on_nothing() {
     assert_eq!(j(&sound)["gate_2b_pass"], json!(null), "no log: nobody knows whether the server lived");
     log(&mut sound, "engine_stats");
     assert_eq!(j(&sound)["gate_2b_pass"], json!(true));
+}
+
+#[test]
+fn the_manual_holds_the_tables_that_the_program_uses() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/GATES.md");
+    let manual = std::fs::read_to_string(&path).unwrap();
+    let tables =
+        [("metrics", cute_evidence::gates::metric::markdown()), ("checks", checks::catalogue::markdown())];
+    let mut fresh = manual.clone();
+    for (name, table) in &tables {
+        let from = fresh.find(&format!("<!-- {name}:")).unwrap();
+        let from = from + fresh[from..].find('\n').unwrap() + 1;
+        let to = fresh.find(&format!("<!-- end of {name} -->")).unwrap();
+        fresh.replace_range(from..to, table);
+    }
+    if std::env::var_os("CUTE_BLESS").is_some() {
+        std::fs::write(&path, &fresh).unwrap();
+    }
+    assert!(manual == fresh, "docs/GATES.md is out of date: run this test once with CUTE_BLESS=1");
 }

@@ -28,6 +28,8 @@ pub struct Leg {
     pub log: Vec<LogLine>,
     /// recognised log lines, all of them
     pub log_lines: u64,
+    /// recognised log lines by pattern
+    pub log_events: Count,
     /// dispatch decisions
     pub dispatch: Vec<Dispatch>,
 }
@@ -98,6 +100,7 @@ impl Case {
             None => e.source.file.as_str().into(),
         };
         leg.log_lines += 1;
+        *leg.log_events.entry(e.event.clone()).or_default() += 1;
         leg.log.extend(LogLine::of(e, &file));
     }
 
@@ -156,6 +159,9 @@ impl Case {
             leg.pools.extend(log.pools);
             leg.log.extend(log.log);
             leg.log_lines += log.log_lines;
+            for (event, n) in log.log_events {
+                *leg.log_events.entry(event).or_default() += n;
+            }
             leg.dispatch.extend(log.dispatch);
         }
         for leg in &mut legs {

@@ -5,6 +5,7 @@
 //!
 //! | module | for |
 //! |---|---|
+//! | [`catalogue`] | every check by name |
 //! | [`case`] | everything a stream said, leg by leg |
 //! | [`pipe`] | reading and forwarding a stream; a closed pipe is no reason to stop thinking |
 //! | [`logline`] | what is kept of a server's log |
@@ -16,6 +17,7 @@
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
+pub mod catalogue;
 pub mod dispatch;
 pub mod logline;
 pub mod output;

@@ -1,8 +1,8 @@
 //! One gate against a case.
 
-use super::figures::{self, quantile};
-use super::{Ask, Settings, Subject, Threshold};
-use crate::checks::{Case, LogLine, is_gap};
+use super::figures;
+use super::{Ask, Settings, Subject, Threshold, runs, server};
+use crate::checks::{Case, is_gap};
 use crate::detect::Label;
 use crate::stats::power::percent;
 use cute_records::{Gate, Outcome, RunScore, Severity};
@@ -31,6 +31,7 @@ pub fn evaluate(ask: &Ask, case: &Case, settings: &Settings) -> Gate {
     let reading = match &ask.metric {
         Subject::Metric(m) => read(m.name, case, settings),
         Subject::Finding(check) => finding(check, case),
+        Subject::Event(name) => server::event(name, case),
         Subject::Label(label) => label_count(*label, case),
     };
     let verdict = |holds: bool| if holds { Outcome::Pass } else { Outcome::Fail };
@@ -183,69 +184,13 @@ fn read(metric: &str, case: &Case, settings: &Settings) -> Reading {
         "loops" => label_count(Label::NgramLoop, case),
         "cut_off" => label_count(Label::CutOff, case),
         "empty" => label_count(Label::Empty, case),
-        "mcnemar" => mcnemar(case),
-        "homogeneity" => homogeneity(case),
-        "cusum" => cusum(case, settings),
-        "unexplained" => unexplained(case),
-        _ => read_server(metric, case),
-    }
-}
-
-pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
-    match metric {
-        "dispatch_records" => {
-            let value = case.dispatch().filter(|d| d.is_decode_only).count() as u64;
-            if value == 0 {
-                return Missing("no dispatch record of a decode step".to_owned());
-            }
-            Count { value, of: value, story: format!("{value} dispatch records of decode steps") }
-        }
-        "log_errors" | "server_alive" => {
-            let lines = figures::log_lines(case);
-            if lines == 0 {
-                return Missing("no recognised line of a server log".to_owned());
-            }
-            let bad = figures::log_errors(case);
-            let first = bad.first().map(|(l, name)| format!(", first {name} at {}:{}", l.file, l.line));
-            if metric == "log_errors" {
-                let story = format!("{} such lines of {lines}{}", bad.len(), first.unwrap_or_default());
-                return Count { value: bad.len() as u64, of: lines, story };
-            }
-            alive(case, &bad)
-        }
-        "region_span_ms" => match case.timings.iter().find(|t| t.name.starts_with("kernel span")) {
-            Some(t) => Number { value: t.ms, story: format!("{:.2} ms from first entry to last exit", t.ms) },
-            None => Missing("no region buffer was read: cute-audit --region FILE.npy".to_owned()),
-        },
-        "wall_p95_ms" => {
-            let walls: Vec<f64> = figures::replies(case).filter_map(|(c, _)| c.wall_ms).collect();
-            let n = walls.len();
-            match quantile(walls, 0.95) {
-                Some(value) if n >= 20 => Number {
-                    value,
-                    story: format!("95 of 100 of {n} requests took at most {:.1} s", value / 1e3),
-                },
-                _ => Missing(format!("{n} completions have a wall time; 20 are needed")),
-            }
-        }
-        "decode_tok_s" => {
-            let rate = |c: &cute_records::Completion| {
-                Some(c.completion_tokens? as f64 * 1e3 / c.decode_ms.or(c.wall_ms).filter(|t| *t > 0.0)?)
-            };
-            match quantile(figures::replies(case).filter_map(|(c, _)| rate(c)).collect(), 0.5) {
-                Some(value) => Number { value, story: format!("median {value:.2} tokens/s") },
-                None => Missing("no completion has both tokens and a time".to_owned()),
-            }
-        }
-        "model_digest" => {
-            let digests = figures::model_digests(case);
-            if digests.is_empty() {
-                return Missing("no producer names a model digest".to_owned());
-            }
-            let value = digests.len() as u64;
-            Count { value, of: value, story: format!("{value} model digest(s)") }
-        }
-        other => Missing(format!("{other} cannot be read yet")),
+        "mcnemar" => runs::mcnemar(case),
+        "mcnemar_legs" => runs::mcnemar_legs(case),
+        "flips" => runs::flips(case),
+        "homogeneity" => runs::homogeneity(case),
+        "cusum" => runs::cusum(case, settings),
+        "unexplained" => runs::unexplained(case),
+        _ => server::read_server(metric, case),
     }
 }
 
@@ -262,91 +207,4 @@ fn findings(case: &Case, severity: Severity) -> Reading {
     let list: Vec<String> = by_check.iter().map(|(c, n)| format!("{c} {n}")).collect();
     let list = if list.is_empty() { String::new() } else { format!(": {}", list.join(", ")) };
     Count { value, of: case.findings.len() as u64, story: format!("{value} finding(s){list}") }
-}
-
-fn mcnemar(case: &Case) -> Reading {
-    let compared: Vec<_> = case
-        .with_completions()
-        .flat_map(|l| figures::flips(l).into_iter().map(move |c| (l.title(), c)))
-        .collect();
-    let Some((_, worst)) = compared.iter().min_by(|a, b| a.1.holm.total_cmp(&b.1.holm)) else {
-        return Missing("no two runs of the same graded questions".to_owned());
-    };
-    let story = format!(
-        "run {} against run {}: {} lost, {} gained of {}, exact p = {:.2e}, Holm-corrected {:.2e}",
-        worst.run + 1,
-        worst.base + 1,
-        worst.flips.lost,
-        worst.flips.gained,
-        worst.flips.pairs(),
-        worst.p,
-        worst.holm
-    );
-    Number { value: worst.holm, story }
-}
-
-fn homogeneity(case: &Case) -> Reading {
-    let worst =
-        case.with_completions().filter_map(figures::homogeneous).min_by(|a, b| a.best().total_cmp(&b.best()));
-    let Some(h) = worst else { return Missing("no two graded runs".to_owned()) };
-    let exact = h.exact_p.map(|p| format!(", exact p = {p:.2e}")).unwrap_or_default();
-    let story = format!("chi-squared {:.1} with {} degrees of freedom, p = {:.2e}{exact}", h.chi2, h.df, h.p);
-    Number { value: h.best(), story }
-}
-
-fn cusum(case: &Case, settings: &Settings) -> Reading {
-    let charts: Vec<_> = case
-        .with_completions()
-        .filter_map(|l| figures::sequential(l, settings.baseline, settings.arl0))
-        .collect();
-    if charts.is_empty() {
-        return Missing(format!("fewer than {} graded completions in order", figures::CUSUM_LEAST));
-    }
-    let value = charts.iter().filter(|s| s.alarm.is_some()).count() as u64;
-    let rate = format!("one false alarm in {:.0} requests", charts[0].chart.arl0);
-    let story = match charts.iter().find_map(|s| Some((s.rise?, s.alarm?))) {
-        Some((rise, alarm)) => {
-            format!("misses gather from request {rise}, alarm at request {alarm} ({rate})")
-        }
-        None => format!("no alarm ({rate})"),
-    };
-    Count { value, of: charts.len() as u64, story }
-}
-
-fn unexplained(case: &Case) -> Reading {
-    let mut found = case.findings.iter().filter(|f| f.check == "mechanism").peekable();
-    if found.peek().is_none() {
-        return Missing("no mechanism finding: cute-audit --explain upstream".to_owned());
-    }
-    let (mut labels, mut explained) = (0, 0);
-    for f in found {
-        let number = |key: &str| f.data.get(key).and_then(serde_json::Value::as_u64);
-        let (Some(n), Some(degenerate)) = (number("labels"), number("degenerate")) else {
-            return Missing("the mechanism finding counts no labels".to_owned());
-        };
-        labels += n;
-        // A leg without a collapse has nothing to explain, and one without a mechanism explains nothing.
-        explained += if degenerate == 0 { n } else { number("explained").unwrap_or(0) };
-    }
-    Count {
-        value: labels - explained.min(labels),
-        of: labels,
-        story: format!("{explained} of {labels} labels are explained"),
-    }
-}
-
-fn alive(case: &Case, bad: &[(&LogLine, &str)]) -> Reading {
-    let fatal = bad.iter().find(|(_, name)| ["died", "fatal", "traceback"].iter().any(|w| name.contains(w)));
-    let last = case.with_completions().filter_map(|l| l.replies().last()).last();
-    let (value, story) = match (fatal, last) {
-        (Some((line, name)), _) => (0, format!("{name} at {}:{}", line.file, line.line)),
-        (None, None) => return Missing("no completion in the stream".to_owned()),
-        (None, Some((c, l))) if l.label == Label::ClientError => {
-            (0, format!("the last request, {}, failed", c.ordinal))
-        }
-        (None, Some((c, _))) => {
-            (1, format!("the last request, {}, was answered and the log reports no crash", c.ordinal))
-        }
-    };
-    Count { value, of: 1, story }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gate    = subject op value
-//! subject = metric | "finding." check | "label." label
+//! subject = metric | "finding." check | "event." pattern | "label." label
 //! op      = ">=" | "<=" | "==" | "=" | "!=" | ">" | "<"
 //! value   = number [ "/" number | "%" ]
 //! ```
@@ -215,6 +215,12 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
         }
         return Ok(Subject::Finding(check.to_owned()));
     }
+    if let Some(event) = word.strip_prefix("event.") {
+        if event.is_empty() {
+            return c.fail(start + word.len(), "expected the name of a log pattern, e.g. event.first_fire");
+        }
+        return Ok(Subject::Event(event.to_owned()));
+    }
     if let Some(name) = word.strip_prefix("label.") {
         return match Label::ALL.into_iter().find(|l| l.name() == name) {
             Some(label) => Ok(Subject::Label(label)),
@@ -230,7 +236,10 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
             let names: Vec<&str> = METRICS.iter().map(|m| m.name).collect();
             let what =
                 if word.is_empty() { "expected a metric".to_owned() } else { format!("no metric {word:?}") };
-            c.fail(start, format!("{what}: one of {}, finding.NAME, label.NAME", names.join(", ")))
+            c.fail(
+                start,
+                format!("{what}: one of {}, finding.NAME, event.NAME, label.NAME", names.join(", ")),
+            )
         }
     }
 }
@@ -239,7 +248,7 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
 fn scale(c: &Cursor<'_>, at: usize, subject: &Subject, threshold: Threshold) -> Result<(), GateError> {
     let unit = match subject {
         Subject::Metric(m) => m.unit,
-        Subject::Finding(_) | Subject::Label(_) => Unit::Count,
+        Subject::Finding(_) | Subject::Event(_) | Subject::Label(_) => Unit::Count,
     };
     match (unit, threshold) {
         (Unit::Share, Threshold::Number(x)) if x > 1.0 => c.fail(

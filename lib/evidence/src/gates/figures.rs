@@ -55,6 +55,30 @@ pub fn flips(leg: &Leg) -> Vec<Compared> {
     out
 }
 
+/// Every later leg's first run against the first leg's, by leg name.
+pub fn leg_flips(case: &Case) -> Vec<(String, Compared)> {
+    let first_run = |leg: &Leg| -> BTreeMap<u64, bool> {
+        let graded = leg.completions.iter().filter_map(|c| Some((c, c.correct?)));
+        let run = graded.clone().map(|(c, _)| c.run).min();
+        graded.filter(|(c, _)| Some(c.run) == run).map(|(c, right)| (c.index, right)).collect()
+    };
+    let mut legs =
+        case.with_completions().map(|l| (l, first_run(l))).filter(|(_, answers)| !answers.is_empty());
+    let Some((_, before)) = legs.next() else { return Vec::new() };
+    let mut out: Vec<(String, Compared)> = legs
+        .map(|(leg, after)| {
+            let flips = mcnemar::Flips::count(before.iter().filter_map(|(i, b)| Some((*b, *after.get(i)?))));
+            (leg.title().to_owned(), Compared { base: 0, run: 0, flips, p: flips.p(), holm: 1.0 })
+        })
+        .filter(|(_, c)| c.flips.pairs() > 0)
+        .collect();
+    let corrected = mcnemar::holm(&out.iter().map(|(_, c)| c.p).collect::<Vec<_>>());
+    for ((_, c), holm) in out.iter_mut().zip(corrected) {
+        c.holm = holm;
+    }
+    out
+}
+
 /// Do the runs of a leg share one accuracy?
 pub fn homogeneous(leg: &Leg) -> Option<Homogeneity> {
     let runs: Vec<(u64, u64)> = leg.scores().iter().map(|s| (s.correct, s.n)).collect();

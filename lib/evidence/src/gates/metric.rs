@@ -88,6 +88,14 @@ metrics! {
         "no run differs from the first by more one-way flips than chance explains (exact, Holm-corrected)";
         "a later run lost answers that the first had right";
         "two runs of the same graded questions".
+    "mcnemar_legs" Probability "mcnemar_legs>=0.05":
+        "no leg's first run differs from the first leg's by more one-way flips than chance explains (exact, Holm-corrected)";
+        "one arm answers worse (or better) than the baseline arm";
+        "two legs with the same graded questions".
+    "flips" Count "flips=0":
+        "no question is right in one run and wrong in another of the same leg";
+        "answers are not repeatable: state, order or arithmetic leaks between requests";
+        "two runs of the same graded questions".
     "homogeneity" Probability "homogeneity>=0.01":
         "one accuracy explains all runs (chi-squared, exact for runs of equal size)";
         "the runs do not share one accuracy: something changed between them";
@@ -112,6 +120,10 @@ metrics! {
         "the server answered its last request and its log ends without a crash";
         "the log ends in a crash, or the last request failed";
         "completions and recognised lines of a log".
+    "pool_left_percent" Number "pool_left_percent<=0":
+        "when nothing runs any more, nothing of the pool is in use";
+        "blocks were not given back";
+        "a statistics line of the server log with no request running, after the last request".
     "region_span_ms" Number "region_span_ms<=7":
         "from first entry to last exit one launch takes at most this long";
         "the kernel is slower than asked; a sum of medians would not have shown it";
@@ -128,4 +140,15 @@ metrics! {
         "every producer in the stream names one and the same model digest";
         "replies of different models are judged as one";
         "a digest of the model in at least one run record".
+}
+
+/// The table as it stands in `docs/GATES.md`.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "| gate, for example | a pass proves | a failure means | evidence it needs |\n|---|---|---|---|\n",
+    );
+    for m in METRICS {
+        out.push_str(&format!("| `{}` | {} | {} | {} |\n", m.example, m.proves, m.failure, m.needs));
+    }
+    out
 }

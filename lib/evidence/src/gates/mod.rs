@@ -18,7 +18,9 @@ pub mod expr;
 pub mod figures;
 pub mod judge;
 pub mod metric;
+mod runs;
 pub mod seed;
+mod server;
 
 pub use expr::{GateError, Op, Threshold};
 pub use judge::{Judgment, Settings, judge};
@@ -46,6 +48,8 @@ pub enum Subject {
     Metric(&'static Metric),
     /// the number of findings of one check, `finding.NAME`
     Finding(String),
+    /// the number of recognised log lines of one pattern, `event.NAME`
+    Event(String),
     /// the number of replies with one label, `label.NAME`
     Label(crate::detect::Label),
 }

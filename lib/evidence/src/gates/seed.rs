@@ -4,8 +4,9 @@
 //! container alive) where evidence is there, and is null where theirs would have passed on nothing.
 
 use super::Judgment;
-use super::eval::{Reading, read_server};
+use super::eval::Reading;
 use super::figures;
+use super::server::read_server;
 use crate::checks::Case;
 use serde_json::{Value, json};
 

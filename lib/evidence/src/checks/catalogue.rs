@@ -1,0 +1,94 @@
+//! Every check by name. `docs/GATES.md` is this table; a test keeps them equal.
+
+/// A check: its name, how bad its findings are, and what they say.
+pub type Entry = (&'static str, &'static str, &'static str);
+
+/// The checks of cute-audit, in the order of GATES.md.
+pub const CHECKS: &[Entry] = &[
+    (
+        "stream_cut_off",
+        "gap",
+        "a producer's stream has no `end`, an incomplete one, or another number of records than its `end` counts",
+    ),
+    ("lines_unreadable", "gap", "lines of the stream could not be understood; their places stand on stderr"),
+    (
+        "missing_run, missing_rows, duplicate_row",
+        "gap",
+        "runs or rows that other runs have are missing, or stand there twice",
+    ),
+    (
+        "no_dispatch_records",
+        "gap",
+        "an expectation was stated, or records were required, and no decode step was logged",
+    ),
+    (
+        "dispatch_expected_absent",
+        "error",
+        "a layer did not run on the path expected of it, or no record names it",
+    ),
+    ("dispatch_unexpected", "error", "a layer ran on a path that was not expected of it: a silent fallback"),
+    (
+        "dispatch_two_paths",
+        "error or warning",
+        "a layer took two paths; an error where one was expected of it",
+    ),
+    ("dispatch_intent_outcome", "error", "what ran is not what was chosen"),
+    (
+        "dispatch_layer_unknown",
+        "error or warning",
+        "lines name no layer and cannot be compared; reported, not dropped",
+    ),
+    ("dispatch_intent_only", "warning", "lines state what was chosen before the launch, not what ran"),
+    (
+        "dispatch_not_built",
+        "warning",
+        "no layer on coop, as expected, but the kernel may have failed to build",
+    ),
+    ("dispatch_deduplicated", "info", "one line a layer: the log says nothing about later requests"),
+    (
+        "server_trouble",
+        "error or warning",
+        "the server log reports a failed launch, a failed build, an error, a death",
+    ),
+    ("state_not_zero_on_acquire", "error", "a slot or page still held something when a request got it"),
+    ("state_owned_twice", "error", "a slot or page was given to a request while another held it"),
+    (
+        "state_released_by_another, state_released_twice",
+        "error",
+        "a slot or page was given back by somebody who did not hold it",
+    ),
+    ("fingerprint_differs", "error", "the same prompt gave other logits, to the bit; tokens may still agree"),
+    ("tokens_differ", "error", "the same prompt gave other tokens"),
+    ("same_prompt_skipped", "info", "the producer sampled: replies to the same prompt may differ"),
+    (
+        "single_token_run, lucky_garbage",
+        "error",
+        "an output collapsed into one token; graded correct all the same, in the second case",
+    ),
+    ("client_error", "error", "a request failed"),
+    ("ngram_loop, cut_off, empty", "warning", "an output repeats itself, was cut off, or holds nothing"),
+    (
+        "stable_miss, knife_edge",
+        "info",
+        "an answer is wrong in the same way in every healthy run, or flips between them",
+    ),
+    ("mechanism", "info", "which hypothesis explains which labels, with its rivals and the replayed blocks"),
+    (
+        "replay_impossible",
+        "warning",
+        "outputs collapsed and the pool could not be replayed; the reason is said",
+    ),
+    ("invariance", "info", "over several legs: which counters agree at onset, and which do not"),
+    ("pool_exposed", "warning", "offsets of this pool pass a signed 32-bit index; from which request on"),
+    ("pool_not_exposed", "info", "every offset of this pool fits a signed 32-bit index"),
+];
+
+/// The table as it stands in `docs/GATES.md`.
+pub fn markdown() -> String {
+    let mut out = String::from("| check | severity | what it says |\n|---|---|---|\n");
+    for (name, severity, says) in CHECKS {
+        let names: Vec<String> = name.split(", ").map(|n| format!("`{n}`")).collect();
+        out.push_str(&format!("| {} | {severity} | {says} |\n", names.join(", ")));
+    }
+    out
+}
