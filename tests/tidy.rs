@@ -15,7 +15,7 @@ const LONG: usize = 400;
 
 /// Files that may be longer, and why.
 const MAY_BE_LONGER: &[(&str, &str)] =
-    &[("lib/records/src/record.rs", "the whole wire format in one place, mostly comments")];
+    &[];
 
 #[test]
 fn every_rust_file_opens_with_what_it_is_for() {
