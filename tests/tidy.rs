@@ -13,10 +13,6 @@ const LONGEST: usize = 600;
 /// Lines past which one asks.
 const LONG: usize = 400;
 
-/// Files that may be longer, and why.
-const MAY_BE_LONGER: &[(&str, &str)] =
-    &[];
-
 #[test]
 fn every_rust_file_opens_with_what_it_is_for() {
     let bare: Vec<_> =
@@ -32,7 +28,7 @@ fn no_rust_file_is_two_files() {
         if lines > LONG {
             println!("{file}: {lines} lines: what second thing did it become?");
         }
-        if lines > LONGEST && !MAY_BE_LONGER.iter().any(|(f, _)| *f == file) {
+        if lines > LONGEST {
             too_long.push(format!("{file}: {lines}"));
         }
     }
