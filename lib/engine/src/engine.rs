@@ -1,11 +1,11 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
 use crate::Error;
-use crate::backend::{Backend, CacheShape, KvDtype, Regions};
+use crate::backend::{Backend, Regions};
 use crate::batch::{Batch, BatchKind};
+use crate::config::EngineConfig;
 use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
-use crate::knobs::Knobs;
 use crate::model::{Model, Scratch};
 use crate::sampler::{self, Stream};
 use crate::scheduler::{Limits, Scheduler};
@@ -16,82 +16,6 @@ use cute_records::{FinishReason, Pool, State, TokenLogprob};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How an engine is set up.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// sequences running at once
-    pub max_num_seqs: usize,
-    /// prompt and reply of one sequence, in tokens
-    pub max_model_len: usize,
-    /// prompt tokens of one step
-    pub max_num_batched_tokens: usize,
-    /// tokens of a KV page
-    pub page_size: usize,
-    /// KV pages with the null page; `None` is enough for `max_num_seqs` sequences of `max_model_len`
-    pub num_kv_pages: Option<usize>,
-    /// element type of the KV cache
-    pub kv_dtype: KvDtype,
-    /// the dispatch rule's knobs
-    pub knobs: Knobs,
-    /// the fault to inject
-    pub fault: Option<Fault>,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        EngineConfig {
-            max_num_seqs: 8,
-            max_model_len: 512,
-            max_num_batched_tokens: 256,
-            page_size: 64,
-            num_kv_pages: None,
-            kv_dtype: KvDtype::F32,
-            knobs: Knobs::default(),
-            fault: None,
-        }
-    }
-}
-
-impl EngineConfig {
-    /// KV pages, the null page included.
-    pub fn pages(&self) -> usize {
-        self.num_kv_pages
-            .unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
-    }
-
-    fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            num_pages: self.pages(),
-            page_size: self.page_size,
-            kv_dtype: self.kv_dtype,
-            num_slots: 1 + self.max_num_seqs,
-        }
-    }
-
-    fn validate(&self, model: &cute_checkpoint::Config) -> Result<(), Error> {
-        let fail = |message: String| Err(Error::Config(message));
-        let at_least = [
-            ("--max-num-seqs", self.max_num_seqs, 1),
-            ("--max-model-len", self.max_model_len, 2),
-            ("--max-num-batched-tokens", self.max_num_batched_tokens, 1),
-            ("--page-size", self.page_size, 1),
-            ("--num-kv-pages", self.pages(), 2),
-        ];
-        for (name, value, least) in at_least {
-            if value < least {
-                return fail(format!("{name} is {value}: expected at least {least}"));
-            }
-        }
-        if self.max_model_len > model.max_position_embeddings {
-            return fail(format!(
-                "--max-model-len is {}: this model's max_position_embeddings is {}",
-                self.max_model_len, model.max_position_embeddings
-            ));
-        }
-        self.knobs.validate(model).map_err(Error::Config)
-    }
-}
 
 /// What a step may report.
 #[derive(Debug)]

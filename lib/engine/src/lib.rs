@@ -7,6 +7,7 @@
 //! | module | for |
 //! |---|---|
 //! | [`engine`] | the step loop: schedule, forward, sample, append |
+//! | [`config`] | how an engine is set up, checked |
 //! | [`scheduler`] | waiting and running queues to batches; no device, no floats |
 //! | [`pool`] | slots and pages: FIFO, owner, epoch |
 //! | [`sequence`] | one request on its way |
@@ -18,6 +19,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod config;
 pub mod dispatch;
 pub mod engine;
 mod error;
@@ -25,11 +27,13 @@ pub mod fault;
 pub mod knobs;
 pub mod model;
 pub mod pool;
+pub mod rope;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 
-pub use engine::{Engine, EngineConfig, Event};
+pub use config::EngineConfig;
+pub use engine::{Engine, Event};
 pub use error::Error;
 pub use fault::Fault;
 pub use knobs::Knobs;

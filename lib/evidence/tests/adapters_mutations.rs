@@ -3,6 +3,7 @@
 //! `MUTATIONS=1000000 cargo test -p cute-evidence --test adapters_mutations` runs longer; `SEED=n` runs elsewhere.
 //! The fuzz targets under `fuzz/` start from the same kinds of files.
 
+use cute_evidence::adapters::Kind;
 use cute_evidence::logs::PackSet;
 use cute_evidence::{adapters, logs, provenance, region};
 use cute_records::{Reader, Record, WriteError};
@@ -151,6 +152,23 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
     }
 }
 
+/// Readers that take any bytes, whether or not the bytes look like theirs.
+const KINDS: &[Kind] = &[
+    Kind::Gsm8k,
+    Kind::EvalLog,
+    Kind::PerQuestion,
+    Kind::DispatchAudit,
+    Kind::ShareGpt,
+    Kind::ShareGptTurns,
+    Kind::TpotCsv,
+    Kind::Concurrent,
+    Kind::Verdict,
+    Kind::LmEval,
+    Kind::Env,
+    Kind::Arms,
+    Kind::Coherence,
+];
+
 /// Puts a file through every parser that could be given it.
 fn parse(name: &str, bytes: &[u8], packs: &PackSet) {
     if let Ok(evidence) = adapters::read_bytes(name, bytes.to_vec()) {
@@ -164,6 +182,9 @@ fn parse(name: &str, bytes: &[u8], packs: &PackSet) {
         }
     }
     adapters::parse_arms(&String::from_utf8_lossy(bytes), &adapters::Rules::default());
+    for kind in KINDS {
+        let _ = adapters::read_as(*kind, name, bytes.to_vec());
+    }
     if let Ok(buffer) = region::parse(name, bytes) {
         region::analyse(&buffer, &region::Layout::default()).records();
     }
@@ -181,6 +202,28 @@ fn every_undamaged_file_is_known_and_nothing_is_wrong_with_its_rows() {
         let evidence = adapters::read_bytes(name, bytes).unwrap_or_else(|e| panic!("{e}"));
         let bad = evidence.findings.iter().find(|f| f.check == "bad_row" || f.check == "bad_field");
         assert!(bad.is_none(), "{name}: {bad:?}");
+    }
+}
+
+/// `CORPUS=fuzz/corpus cargo test …` puts the files where the fuzz targets start from.
+#[test]
+fn the_corpus_is_written_where_asked() {
+    let Ok(root) = std::env::var("CORPUS") else { return };
+    for (name, bytes) in corpus() {
+        let own = match name {
+            "docker.log" => "log",
+            "gsm8k.log" => "evallog",
+            "ENV.txt" => "env",
+            "sharegpt_wall_tpot.csv" => "tpot",
+            "coherence.json" | "metrics_q10.json" | "longdecode_output.txt" => "any",
+            name => name.split(['.', '_', '-']).next().unwrap(),
+        };
+        for target in ["any", own] {
+            let dir =
+                std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(&root).join(target);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join(name), &bytes).unwrap();
+        }
     }
 }
 

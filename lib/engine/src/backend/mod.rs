@@ -313,7 +313,7 @@ pub struct QkNorm<'a, B: Backend> {
     /// weights of the key norm, `[head_dim]`
     pub k_norm: &'a B::Vector,
     /// `cos` then `sin` of position · frequency, each `[max_model_len, rotary_dim / 2]`
-    pub rope: &'a crate::model::Rope,
+    pub rope: &'a crate::rope::Rope,
 }
 
 /// Arguments of [`Backend::gated_delta_rule`].

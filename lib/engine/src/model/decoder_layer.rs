@@ -3,11 +3,12 @@
 use super::gated_attention::GatedAttention;
 use super::gated_delta_net::GatedDeltaNet;
 use super::mlp::Mlp;
-use super::{Loader, Rope, Scratch};
+use super::{Loader, Scratch};
 use crate::Error;
 use crate::backend::{Backend, CoopLayer};
 use crate::batch::Batch;
 use crate::dispatch::{Dispatcher, Path};
+use crate::rope::Rope;
 use cute_checkpoint::{Config, LayerType};
 
 pub(super) struct DecoderLayer<B: Backend> {

@@ -1,9 +1,10 @@
 //! Gated attention: weights by checkpoint name, and the layer's formula.
 
-use super::{Loader, Rope, Scratch};
+use super::{Loader, Scratch};
 use crate::Error;
 use crate::backend::{AttentionShape, Backend, QkNorm};
 use crate::batch::Batch;
+use crate::rope::Rope;
 use cute_checkpoint::Config;
 
 pub(super) struct GatedAttention<B: Backend> {

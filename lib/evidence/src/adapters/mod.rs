@@ -138,6 +138,14 @@ pub fn read_bytes(name: &str, bytes: Vec<u8>) -> Result<Evidence, Error> {
     alone(name, kind.map(|kind| file::read_bytes(kind, name, bytes)).transpose()?)
 }
 
+/// Reads a result file from memory as what the caller says it is.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as(kind: Kind, name: &str, bytes: Vec<u8>) -> Result<Evidence, Error> {
+    alone(name, Some(file::read_bytes(kind, name, bytes)?))
+}
+
 fn alone(name: &str, read: Option<file::FileRead>) -> Result<Evidence, Error> {
     let Some(read) = read else {
         return Err(Error::Bad {

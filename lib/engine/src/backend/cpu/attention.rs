@@ -9,7 +9,7 @@ use crate::Error;
 use crate::backend::{AttentionShape, CacheShape, KvDtype, QkNorm};
 use crate::batch::{Batch, BatchKind, Segment};
 use crate::fault::Fault;
-use crate::model::Rope;
+use crate::rope::Rope;
 use cute_checkpoint::Config;
 use half::bf16;
 use multiversion::multiversion;
