@@ -1,0 +1,9 @@
+//! Fuzzes the reader of `KEY=value` files.
+#![no_main]
+
+use cute_evidence::adapters::{Kind, read_as};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let _ = read_as(Kind::Env, "x", data.to_vec());
+});
