@@ -166,6 +166,7 @@ impl Case {
         }
         for leg in &mut legs {
             leg.settle();
+            leg.drop_copies();
         }
         self.legs = legs;
     }
@@ -229,6 +230,15 @@ impl Leg {
         (self.completions, self.labels) = replies.into_iter().unzip();
         let refs: Vec<&Completion> = self.completions.iter().collect();
         detect::across(&refs, &mut self.labels);
+    }
+
+    /// Drops dispatch records of a saved audit (`dispatch_audit.json`) that the leg's own log holds as well.
+    fn drop_copies(&mut self) {
+        let saved = |d: &Dispatch| d.source.file.ends_with(".json");
+        let said =
+            |d: &Dispatch| (d.layer_idx, d.use_beta_coop, d.use_beta_lite, d.num_seqs, d.is_decode_only);
+        let logged: BTreeSet<_> = self.dispatch.iter().filter(|d| !saved(d)).map(said).collect();
+        self.dispatch.retain(|d| !saved(d) || !logged.contains(&said(d)));
     }
 
     /// Replies with their labels, by ordinal.

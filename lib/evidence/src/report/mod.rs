@@ -3,10 +3,12 @@
 //! | module | for |
 //! |---|---|
 //! | [`table`] | one table, three ways to show it |
+//! | [`runs`] | one line a run, and what their order says |
 //! | [`tables`] | the tables of a verdict |
 //! | [`html`] | the page: one file, no script, works offline |
 
 pub mod html;
+pub mod runs;
 pub mod table;
 pub mod tables;
 

@@ -1,11 +1,10 @@
 //! The tables of a verdict: gates, runs, misses, flips, dispatch, findings, hypotheses.
 
-use super::Table;
 use super::table::cut;
+use super::{Table, runs};
 use crate::checks::{Case, Leg, dispatch, ranges};
 use crate::detect::Label;
-use crate::gates::{Judgment, figures, judge};
-use crate::stats::power::percent;
+use crate::gates::Judgment;
 use cute_records::{Finding, Outcome, Severity};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,7 +22,7 @@ pub fn word(outcome: Outcome) -> &'static str {
 pub fn all(case: &Case, j: &Judgment) -> Vec<Table> {
     let mut out = Vec::new();
     for leg in case.with_completions() {
-        out.push(runs(leg, j));
+        out.push(runs::table(leg, j));
         out.extend(misses(leg, Rows::Folded));
         out.extend(flips(leg, j));
     }
@@ -45,88 +44,6 @@ pub fn gates(j: &Judgment) -> Table {
         t.note(format!("Power: {power}."));
     }
     t
-}
-
-/// One line a run: score, interval, errors, degenerate outputs, time.
-pub fn runs(leg: &Leg, j: &Judgment) -> Table {
-    let heads = [
-        ">run",
-        ">correct",
-        ">accuracy",
-        "95 % Wilson",
-        "95 % exact",
-        ">errors",
-        ">degenerate",
-        ">wall s",
-        "ordinals",
-    ];
-    let mut t = Table::new(format!("Runs of {}", leg.title()), &heads);
-    let interval = |i: Option<(f64, f64)>| {
-        i.map_or("-".into(), |(a, b)| format!("{:.1} – {:.1} %", a * 100.0, b * 100.0))
-    };
-    for s in judge::scores(leg) {
-        let of_run = || leg.completions.iter().filter(|c| c.run == s.run);
-        let wall: f64 = of_run().filter_map(|c| c.wall_ms).sum::<f64>() / 1e3;
-        let graded = s.n > 0;
-        t.row([
-            (s.run + 1).to_string(),
-            if graded { format!("{}/{}", s.correct, s.n) } else { format!("-/{}", of_run().count()) },
-            if graded { percent(s.correct as f64 / s.n as f64) } else { "-".into() },
-            interval(s.wilson),
-            interval(s.clopper_pearson),
-            s.errors.to_string(),
-            s.degenerate.to_string(),
-            if wall > 0.0 { format!("{wall:.1}") } else { "-".into() },
-            ranges(of_run().map(|c| c.ordinal)),
-        ]);
-    }
-    if let Some(s) = j.stretches.get(&leg.name) {
-        let recovery = match s.recovery {
-            Some(r) => format!("recovery at ordinal {r}{}", place(leg, r)),
-            None => "no recovery".to_owned(),
-        };
-        t.note(format!("Onset at ordinal {}{}, {recovery} (by {}).", s.onset, place(leg, s.onset), s.by));
-        if !s.further.is_empty() {
-            let more: Vec<String> = s.further.iter().map(|(a, b)| format!("{a}-{b}")).collect();
-            t.note(format!("Further bad stretches: {}.", more.join(", ")));
-        }
-    }
-    if let Some(s) = j.charts.get(&leg.name) {
-        t.note(cusum_sentence(s, j.stretches.get(&leg.name).map(|s| s.onset)));
-    }
-    if let Some(h) = figures::homogeneous(leg) {
-        let exact = h.exact_p.map(|p| format!(", exact p = {p:.1e}")).unwrap_or_default();
-        t.note(format!(
-            "One accuracy for all runs? chi-squared {:.1} on {} degrees of freedom, p = {:.1e}{exact}.",
-            h.chi2, h.df, h.p
-        ));
-    }
-    t
-}
-
-fn place(leg: &Leg, ordinal: u64) -> String {
-    let found = leg.completions.iter().find(|c| c.ordinal == ordinal);
-    found.map(|c| format!(" (run {}, Q{})", c.run + 1, c.index)).unwrap_or_default()
-}
-
-/// What the CUSUM saw, in one sentence.
-pub fn cusum_sentence(s: &figures::Sequential, onset: Option<u64>) -> String {
-    let setting = format!(
-        "misses of {} tolerable (from {}), one false alarm in {:.0} requests",
-        percent(s.chart.p0),
-        s.baseline,
-        s.chart.arl0
-    );
-    match (s.alarm, onset) {
-        (Some(alarm), Some(onset)) if alarm >= onset => {
-            format!(
-                "CUSUM alarms at ordinal {alarm}, {} request(s) after onset ({setting}).",
-                alarm - onset + 1
-            )
-        }
-        (Some(alarm), _) => format!("CUSUM alarms at ordinal {alarm} ({setting})."),
-        (None, _) => format!("CUSUM: no alarm ({setting})."),
-    }
 }
 
 /// How much of a long table to show.
@@ -223,7 +140,15 @@ pub fn flips(leg: &Leg, j: &Judgment) -> Option<Table> {
     let flips = j.flips.get(&leg.name).filter(|f| !f.is_empty())?;
     let heads = [">run", ">against", ">both right", ">lost", ">gained", ">both wrong", ">exact p", ">Holm p"];
     let mut t = Table::new(format!("Flips in {} (exact McNemar)", leg.title()), &heads);
-    for c in flips {
+    // Of many runs those that differ most.
+    let mut shown: Vec<_> = flips.iter().collect();
+    shown.sort_by(|a, b| a.p.total_cmp(&b.p));
+    shown.truncate(MOST_ROWS);
+    shown.sort_by_key(|c| c.run);
+    if shown.len() < flips.len() {
+        t.note(format!("{} of {} runs: those that differ most.", shown.len(), flips.len()));
+    }
+    for c in shown {
         let f = c.flips;
         t.row([
             (c.run + 1).to_string(),

@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 50.0;
 const TOP: f64 = 46.0;
+/// Height that all runs together fill at most.
+const TALLEST: f64 = 1200.0;
 /// Beyond so many replies a healthy one is background, and a page must still open.
 const CROWDED: usize = 8000;
 
 /// Where things stand on the map.
 struct Grid {
-    runs: Vec<u64>,
+    runs: BTreeMap<u64, usize>,
     cell: f64,
     row: f64,
     place: BTreeMap<u64, (u64, u64)>,
@@ -27,7 +29,7 @@ impl Grid {
         ((LEFT + index as f64 * self.cell) * 100.0).round() / 100.0
     }
     fn y(&self, run: u64) -> f64 {
-        TOP + self.row * self.runs.iter().position(|r| *r == run).unwrap_or(0) as f64
+        TOP + self.row * self.runs.get(&run).copied().unwrap_or(0) as f64
     }
 
     /// A flag at the left edge of a cell, its word above the map (onset) or below it (recovery).
@@ -51,10 +53,11 @@ impl Grid {
 pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
     let questions = leg.questions().max(1);
     let cell = ((WIDTH - LEFT - RIGHT) / questions as f64).clamp(1.0, 26.0);
+    let runs = leg.runs();
     let grid = Grid {
-        runs: leg.runs(),
+        row: cell.clamp(14.0, 22.0).min(TALLEST / runs.len().max(1) as f64),
+        runs: runs.iter().enumerate().map(|(at, run)| (*run, at)).collect(),
         cell,
-        row: cell.clamp(14.0, 22.0),
         place: leg.completions.iter().map(|c| (c.ordinal, (c.run, c.index))).collect(),
     };
     let height = TOP + grid.row * grid.runs.len() as f64 + 32.0;
@@ -72,14 +75,15 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
                     text x=(grid.x(q) + cell / 2.0) y=(TOP - 7.0) text-anchor="middle" { (q) }
                 }
                 text x=(LEFT - 10.0) y=(TOP - 7.0) text-anchor="end" { "question" }
-                @for s in leg.scores() {
+                @let named = (12.0 / grid.row).ceil() as usize;
+                @for s in leg.scores().into_iter().step_by(named) {
                     @let y = grid.y(s.run) + grid.row / 2.0 + 4.0;
                     text x=(LEFT - 10.0) y=(y) text-anchor="end" { "run " (s.run + 1) }
                     @if s.n > 0 { text.mark x=(grid.x(questions) + 8.0) y=(y) { (s.correct) "/" (s.n) } }
                 }
                 @let crowded = leg.completions.len() > CROWDED;
                 @if crowded {
-                    @for run in &grid.runs {
+                    @for run in grid.runs.keys() {
                         rect x=(LEFT) y=(grid.y(*run) + 0.5) width=(grid.x(questions) - LEFT) height=(grid.row - 1.0) fill="var(--healthy)" {}
                     }
                 }

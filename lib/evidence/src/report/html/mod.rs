@@ -16,7 +16,7 @@ pub mod strip;
 pub mod style;
 
 use super::table::{Align, cut};
-use super::{Table, tables};
+use super::{Table, runs, tables};
 use crate::checks::{Case, Leg};
 use crate::gates::{Judgment, figures, judge};
 use cute_records::{Finding, Outcome, Pool, Run};
@@ -137,7 +137,7 @@ fn leg_section(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
             (heat::map(leg, case, j))
             @if let Some(curve) = curve::cusum(leg, j) { (curve) }
             @if let Some(strip) = strip::pool(leg, judge::of_leg(case, leg), j) { (strip) }
-            (table(&tables::runs(leg, j)))
+            (table(&runs::table(leg, j)))
             @if let Some(t) = tables::flips(leg, j) { (table(&t)) }
             @if let Some(t) = tables::misses(leg, tables::Rows::All) {
                 details { summary { (t.title) " (" (t.rows.len()) ")" } (untitled(&t)) }

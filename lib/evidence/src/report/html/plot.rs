@@ -3,6 +3,7 @@
 use crate::checks::Leg;
 use crate::gates::judge::Stretch;
 use maud::{Markup, html};
+use std::collections::BTreeMap;
 
 /// Width of every figure in its own units.
 pub const WIDTH: f64 = 1060.0;
@@ -44,8 +45,7 @@ impl Plot {
 
     /// Axes with ticks, a border between runs, and the bad stretch as a band.
     pub fn frame(&self, leg: &Leg, stretch: Option<&Stretch>, unit: &str) -> Markup {
-        let borders: Vec<(u64, u64)> =
-            leg.runs().iter().filter_map(|r| first_of(leg, *r).map(|o| (*r, o))).collect();
+        let borders = borders(leg);
         let (bottom, top) = (self.y(0.0), self.y(self.top));
         html! {
             @if let Some(s) = stretch {
@@ -71,8 +71,17 @@ impl Plot {
     }
 }
 
-fn first_of(leg: &Leg, run: u64) -> Option<u64> {
-    leg.completions.iter().filter(|c| c.run == run).map(|c| c.ordinal).min()
+/// Borders drawn at most; runs of a very long soak blur anyway.
+const BORDERS: usize = 100;
+
+/// Each run and its first ordinal.
+fn borders(leg: &Leg) -> Vec<(u64, u64)> {
+    let mut first: BTreeMap<u64, u64> = BTreeMap::new();
+    for c in &leg.completions {
+        let at = first.entry(c.run).or_insert(c.ordinal);
+        *at = (*at).min(c.ordinal);
+    }
+    if first.len() > BORDERS { Vec::new() } else { first.into_iter().collect() }
 }
 
 /// Bad stretches as half-open ranges of ordinals.
