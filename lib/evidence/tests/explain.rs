@@ -278,3 +278,87 @@ fn hostile_ordinals_do_not_exhaust_memory() {
     }
     let _ = explain(&case);
 }
+
+/// Adds statistics lines to a made-up soak: one before every request line, and a second request running from `from`.
+fn overlapping(n: u64, from: u64, bad: impl Fn(u64) -> bool) -> Case {
+    let mut case = Case::default();
+    let at = |line: u64| Source { file: "x/server.log".into(), line, ..Source::default() };
+    let fields = |list: Vec<(&str, Value)>| list.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let event = |name: &str, line, list| {
+        Record::Event(Event {
+            event: name.into(),
+            fields: fields(list),
+            source: at(line),
+            ..Event::default()
+        })
+    };
+    for i in 0..=n {
+        let running = if i >= from { 2 } else { 1 };
+        case.add(&event(
+            "engine_stats",
+            10 + 2 * i,
+            vec![("running", json!(running)), ("kv_cache_usage_percent", json!(0.5))],
+        ));
+        let post =
+            vec![("method", json!("POST")), ("path", json!("/v1/completions")), ("status", json!(200))];
+        case.add(&event("http_request", 11 + 2 * i, post));
+    }
+    let plain = soak(n, 863, None, bad);
+    plain.legs[0].pools.iter().for_each(|p| case.add(&Record::Pool(p.clone())));
+    let labels = plain.legs[0].labels.iter().map(|l| l.degenerate());
+    for (c, bad) in plain.legs[0].completions.iter().zip(labels) {
+        let text = if bad { "!".repeat(200) } else { "It is 4.".to_owned() };
+        case.add(&Record::Completion(Completion { text: Some(text), ..c.clone() }));
+    }
+    case.finish();
+    case
+}
+
+#[test]
+fn overlapping_requests_are_said_to_be_uncertain() {
+    let out = explain(&overlapping(250, 400, |i| (162..214).contains(&i)));
+    let f = find(&out.findings, "mechanism");
+    assert_eq!(
+        (&f.data["explained"], &f.data["ambiguous_from"]),
+        (&json!(250), &Value::Null),
+        "{}",
+        f.message
+    );
+    // Overlap at the end: said, but no block of these results depends on it.
+    let out = explain(&overlapping(250, 201, |i| (162..214).contains(&i)));
+    let f = find(&out.findings, "mechanism");
+    assert_eq!((&f.data["ambiguous_from"], &f.data["explained"]), (&json!(200), &json!(250)));
+    assert!(f.message.contains("requests overlap from 200 on"), "{}", f.message);
+    // Overlap from the start: once the list has wrapped, blocks depend on who finished first.
+    let out = explain(&overlapping(450, 1, |i| (162..214).contains(&i)));
+    let f = find(&out.findings, "mechanism");
+    assert!(f.data["unsure_ordinals"].as_str().unwrap().contains("21"), "{}", f.data["unsure_ordinals"]);
+    let overflow = f.data["hypotheses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|h| h["id"] == "kv_offset_i32_overflow")
+        .unwrap();
+    assert!(overflow["open"].as_u64().unwrap() > 100, "{overflow}");
+}
+
+#[test]
+fn a_gauge_that_shows_two_blocks_moves_the_onset() {
+    // Every request holds two attention blocks: five blocks each, 0.6 % of 862; 656 comes after 131 requests.
+    let mut case = overlapping(250, 400, |_| false);
+    for line in &mut case.legs[0].log {
+        if let cute_evidence::checks::What::Reading { percent, .. } = &mut line.what {
+            *percent = 0.6;
+        }
+    }
+    let out = explain(&case);
+    let f = find(&out.findings, "mechanism");
+    let overflow = f.data["hypotheses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|h| h["id"] == "kv_offset_i32_overflow")
+        .unwrap();
+    // request k (1-based) holds blocks 5k-1 and 5k: k = 132 is the first beyond 655, ordinal 130
+    assert!(overflow["predicted"].as_str().unwrap().starts_with("130-"), "{overflow}");
+}

@@ -93,18 +93,27 @@ pub fn play(r: &Requests<'_>, targets: &[Target]) -> Option<Played> {
     Some(played)
 }
 
-/// Replays the sequence one after the other, and once more with overlapping requests held together.
+/// In which order requests that ran together take and return their blocks.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// strictly one after the other
+    Alone,
+    /// together, returned in the order of their start
+    Together,
+    /// together, the last to start is the first to return
+    Reversed,
+}
+
+/// Replays the sequence one after the other, and twice more with overlapping requests held together. Results whose
+/// blocks differ between the three are unsure.
 fn replay(r: &Requests<'_>) -> Option<Played> {
-    let (held, taken) = one_order(r, false)?;
+    let (held, taken) = in_order(r, Order::Alone)?;
     let mut unsure = BTreeSet::new();
     if r.running.iter().any(|n| *n > 1) {
-        let together = one_order(r, true);
-        for (i, at) in r.at.iter().enumerate() {
-            let Some(at) = at else { continue };
-            if together.as_ref().is_none_or(|(t, _)| t[*at] != held[*at]) {
-                unsure.insert(i);
-            }
-        }
+        let others = [in_order(r, Order::Together), in_order(r, Order::Reversed)];
+        let differs =
+            |at: usize| others.iter().any(|o| o.as_ref().is_none_or(|(other, _)| other[at] != held[at]));
+        unsure.extend(r.at.iter().enumerate().filter(|(_, at)| at.is_some_and(differs)).map(|(i, _)| i));
     }
     let of_row = r.at.iter().map(|at| at.map(|at| (r.sequence[at], held[at].clone()))).collect();
     let before = r.at.iter().map(|at| at.map(|at| taken[at])).collect();
@@ -125,7 +134,7 @@ fn replay(r: &Requests<'_>) -> Option<Played> {
 }
 
 /// Blocks of every served request and how many had been handed out before it.
-fn one_order(r: &Requests<'_>, together: bool) -> Option<(Vec<Holding>, Vec<u64>)> {
+fn in_order(r: &Requests<'_>, order: Order) -> Option<(Vec<Holding>, Vec<u64>)> {
     let mut list = FreeList::new(r.geometry);
     let (mut held, mut taken) = (Vec::new(), Vec::new());
     let mut open: Vec<usize> = Vec::new();
@@ -134,8 +143,12 @@ fn one_order(r: &Requests<'_>, together: bool) -> Option<(Vec<Holding>, Vec<u64>
         held.push(list.acquire(demand)?);
         open.push(i);
         let next = r.running.get(i + 1).copied().unwrap_or(0);
-        let overlaps = together && r.running[i] > 1 && next > 1 && (open.len() as u64) < r.running[i];
+        let overlaps =
+            order != Order::Alone && r.running[i] > 1 && next > 1 && (open.len() as u64) < r.running[i];
         if !overlaps {
+            if order == Order::Reversed {
+                open.reverse();
+            }
             for done in open.drain(..) {
                 list.release(&held[done]);
             }
