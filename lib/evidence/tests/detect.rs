@@ -223,3 +223,29 @@ fn nothing_panics_on_odd_text() {
         let _ = tail(text);
     }
 }
+
+#[test]
+fn a_run_is_found_wherever_it_starts_and_no_random_text_is_called_one() {
+    let mut x = 88172645463325252u64;
+    let mut random = |n: u64| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x % n
+    };
+    let words = [
+        "the", "sum", "is", "12", "apples", "and", "so", "Tom", "has", "left", "=", "+", "3.5", "所以", "\n",
+        "-", "**", "$4",
+    ];
+    for _ in 0..2000 {
+        let sound: Vec<&str> =
+            (0..5 + random(60)).map(|_| words[random(words.len() as u64) as usize]).collect();
+        let sound = sound.join(" ");
+        for finish in [STOP, LENGTH, None] {
+            assert!(reply(&sound, finish).run.is_none(), "{sound}");
+        }
+        let n = 16 + random(500) as usize;
+        let run = reply(&format!("{sound}{}", "!".repeat(n)), LENGTH).run.unwrap();
+        assert_eq!((run.start, run.length), (Some(sound.chars().count()), n));
+    }
+}

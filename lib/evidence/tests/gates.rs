@@ -87,6 +87,29 @@ fn malformed_gates_are_refused_at_their_column() {
 }
 
 #[test]
+fn no_text_makes_the_parser_panic_and_every_error_points_into_its_text() {
+    let pieces = [
+        "correct", "errors", "finding.", "label.", "event.x", "mcnemar", ">=", "<", "=", "!", "45", "/",
+        "50", "%", " ", "-", "1e9", "é", "所", "\u{0}", ".",
+    ];
+    let mut x = 0x2545f4914f6cdd1du64;
+    for _ in 0..20_000 {
+        let mut text = String::new();
+        for _ in 0..(x >> 40) % 7 {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            text.push_str(pieces[(x >> 20) as usize % pieces.len()]);
+        }
+        x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        if let Err(e) = text.parse::<Ask>() {
+            assert!(e.column >= 1 && e.column <= text.chars().count() + 1, "{e}");
+        }
+        let _ = text.parse::<checks::Layers>();
+    }
+}
+
+#[test]
 fn every_example_of_the_table_is_a_gate_and_names_are_unique() {
     let mut names = std::collections::BTreeSet::new();
     for m in METRICS {
