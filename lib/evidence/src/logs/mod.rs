@@ -26,7 +26,7 @@ mod value;
 pub(crate) use pylit::dict as python_dict;
 
 pub use event::EventRef;
-pub use pack::{Kind, Pack, PackError, PackSet, Pattern, check_tables, listing, packs};
+pub use pack::{Kind, Pack, PackError, PackSet, Pattern, check_tables, listing, markdown, packs};
 pub use template::TemplateError;
 
 use cute_records::{Count, Record, WriteError};

@@ -262,6 +262,36 @@ pub fn check_tables() -> Result<(), TemplateError> {
     Ok(())
 }
 
+/// The tables as a document: `docs/PATTERNS.md` below its introduction.
+pub fn markdown() -> String {
+    let mut out = String::new();
+    for pack in packs() {
+        let on = match pack.extends {
+            [] => String::new(),
+            names => format!(" Builds on `{}`.", names.join("`, `")),
+        };
+        out.push_str(&format!(
+            "## {}\n\n{}.{on}\n\n| becomes | name | fields | the line says |\n|---|---|---|---|\n",
+            pack.name, pack.doc
+        ));
+        for p in pack.patterns {
+            let fields = p.fields().join("`, `");
+            let fields = if fields.is_empty() { String::new() } else { format!("`{fields}`") };
+            let last = if p.generic { " (tried last)" } else { "" };
+            out.push_str(&format!("| {} | `{}` | {fields} | {}{last} |\n", p.record.word(), p.name, p.doc));
+        }
+        out.push_str("\n```text\n");
+        for p in pack.patterns {
+            out.push_str(p.template.trim_end());
+            out.push('\n');
+        }
+        out.push_str("```\n\n");
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
 /// A listing for people: every table, or the patterns of one.
 pub fn listing(pack: Option<&str>) -> Option<String> {
     let mut out = String::new();

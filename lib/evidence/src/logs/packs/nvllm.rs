@@ -57,14 +57,14 @@ const PATTERNS: &[Pattern] = &[
     // ---- Phase E at run time
     event(
         "coop_launch_failed",
-        "-coop launch failed (falling back to {to:word}) layer={layer:word} nat={nat:int}(? {error:text}?)",
+        "-coop launch failed (falling back to {to:word}) layer={layer:word}(? nat={nat:int}?)(? {error:text}?)",
         "the dispatch line says coop, beta-lite ran",
     )
     .looks_for("-coop launch failed"),
     event("coop_launch_failed", "-coop launch failed{message:msg}", "the cooperative launch raised"),
     event(
         "lite_launch_failed",
-        "-lite launch failed (fallback to {to:text}) layer={layer:word} nat={nat:int}(? {error:text}?)",
+        "-lite launch failed (fallback to {to:text}) layer={layer:word}(? nat={nat:int}?)(? {error:text}?)",
         "the dispatch line says lite, the unfused path ran",
     )
     .looks_for("-lite launch failed"),
