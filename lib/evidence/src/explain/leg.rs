@@ -65,6 +65,8 @@ pub fn explain(leg: &Leg) -> LegExplained {
                     .into_iter()
                     .map(|w| hypotheses::overflow(w, &r.geometry, &known, &targets))
                     .collect();
+                hypotheses::rank(&mut of_pool);
+                keep_best_odd_width(&mut of_pool);
                 of_pool.extend(hypotheses::of_blocks(&known, &targets));
                 of_pool.iter_mut().for_each(|s| s.free += p.chosen);
                 scores.extend(of_pool);
@@ -89,6 +91,12 @@ pub fn explain(leg: &Leg) -> LegExplained {
     }
     out.onset = onset(leg, &targets, requests.as_ref(), played.as_ref());
     out
+}
+
+/// Of the widths that no computer has only the best is worth showing.
+fn keep_best_odd_width(ranked: &mut Vec<Score>) {
+    let mut seen = false;
+    ranked.retain(|s| s.free == 0 || !std::mem::replace(&mut seen, true));
 }
 
 /// What the hypotheses must say of a reply: bad when it collapsed; nothing when the request failed.
