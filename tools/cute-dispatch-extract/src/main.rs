@@ -10,27 +10,26 @@ use clap::Parser;
 use cute_cli::{Config, Exit};
 use cute_evidence::logs::{self, Counters, PackSet};
 use cute_records::End;
+use indicatif::ProgressBar;
 use sink::{Only, ToWriter};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const LONG: &str = "\
-Text logs of inference servers to typed records.
-
-Recognises the lines of this project's engine, of vLLM and of its nvllm fork: dispatch decisions, the cache pool's
-figures (and the block count that follows from them, with the rule), statistics, requests, fallbacks, errors. Each
-record names the file, line and byte it was read from, and appears as soon as its line does. Every line is counted: the
-`end` record's counters say lines = matched + ignored + unmatched.
-
-Examples:
-  cute-dispatch-extract docker.log | jq -c 'select(.type==\"dispatch\") | [.layer_idx, .use_beta_coop]'
+const EXAMPLES: &str = "Examples:
+  cute-dispatch-extract docker.log | jq -c 'select(.type==\"dispatch\") | .layer_idx'
   docker logs -f nvllm 2>&1 | cute-dispatch-extract --only pool,dispatch
   cute-dispatch-extract --list-packs nvllm";
 
-/// Text logs of inference servers to typed records
+/// Text logs of inference servers to typed records.
+///
+/// Recognises the lines of this project's engine, of vLLM and of its nvllm fork: dispatch decisions, the cache pool's
+/// figures (and the block count that follows from them, with the rule), statistics, requests, fallbacks, errors. Each
+/// record names the file, line and byte it was read from, and appears as soon as its line does.
+///
+/// Every line is counted: the `end` record's counters say lines = matched + ignored + unmatched.
 #[derive(Debug, Parser)]
-#[command(version, long_about = LONG)]
+#[command(version, after_help = EXAMPLES)]
 struct Args {
     /// Logs to read; `-` or none is stdin
     #[arg(value_name = "FILE")]
@@ -68,7 +67,8 @@ fn extract(args: Args, config: Config) -> anyhow::Result<Exit> {
     }
 
     let size = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
-    let mut sink = ToWriter::new(&args.only, cute_cli::progress_bytes(size, "reading"));
+    let bar = if size > 0 { cute_cli::progress_bytes(size, "reading") } else { ProgressBar::hidden() };
+    let mut sink = ToWriter::new(&args.only, bar);
     sink.writer.write(&config.run().into())?;
     sink.writer.flush()?;
     let mut total = Counters::default();

@@ -262,7 +262,7 @@ fn by_groups(
     state: u64,
     need: u64,
 ) -> Option<Layout> {
-    if tokens % block_size != 0 {
+    if !tokens.is_multiple_of(block_size) {
         return None;
     }
     let groups = attention + state;
@@ -370,7 +370,7 @@ fn group(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
