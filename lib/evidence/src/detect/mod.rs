@@ -1,6 +1,6 @@
 //! A label for every output: what kind of reply is this, and what in it says so.
 //!
-//! Each detector looks at one reply, or only at its last characters, and names its evidence. [`across`] then
+//! Each detector looks at one reply, or only at its last characters, and names its evidence. [`across()`] then
 //! compares the runs of one prompt set: a miss that every healthy run repeats is the model's own, one that
 //! comes and goes sits on a knife edge. Nothing here knows about pools, time or order.
 //!
@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`run`] | one token to the end: NaN logits, token 0, `!!!!` |
 //! | [`looping`] | a phrase that repeats to the end |
-//! | [`across`] | misses compared over several runs |
+//! | [`mod@across`] | misses compared over several runs |
 
 pub mod across;
 pub mod looping;

@@ -10,7 +10,7 @@
 //! | [`metric`] | what can be gated: what it proves, what failure means, what it needs |
 //! | [`figures`] | the numbers a case yields |
 //! | [`eval`] | one gate against a case |
-//! | [`judge`] | gates against a case; the verdict record |
+//! | [`mod@judge`] | gates against a case; the verdict record |
 //! | [`seed`] | the original scripts' verdict fields |
 
 pub mod eval;
