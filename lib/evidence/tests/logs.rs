@@ -158,6 +158,20 @@ fn a_pool_of_any_geometry_comes_with_the_rule_that_yields_it() {
 }
 
 #[test]
+fn newer_servers_print_size_and_concurrency_on_one_line() {
+    let log = "\
+WARNING 05-01 18:48:54 [config.py:367] Mamba cache mode is set to 'align' for Qwen3_5ForConditionalGeneration by default when prefix caching is enabled
+INFO 05-01 18:48:55 [interface.py:601] Setting attention block size to 640 tokens to ensure that attention page size is >= mamba page size.
+INFO 05-01 18:48:59 [kv_cache_utils.py:99] GPU KV cache size: 27,852 tokens, Maximum concurrency for 2,048 tokens per request: 13.60x
+";
+    let (records, counters) = extract(log.as_bytes());
+    let [pool] = pools(&records)[..] else { panic!() };
+    // 4 blocks of 640 tokens and 2 a state group: 10 with three groups; floor(136 x 2048 / 10) = 27,852
+    assert_eq!((pool.num_blocks, pool.state_groups), (Some(136), Some(3)), "{:?}", pool.rule);
+    assert_eq!((pool.mamba_cache_mode.as_deref(), counters.matched), (Some("align"), 3));
+}
+
+#[test]
 fn every_boot_and_every_engine_has_its_own_pool() {
     let second = BOOT.replace("41.71", "20.83").replace("200,000", "100,000").replace("pid=9", "pid=10");
     let (records, _) = extract(format!("{BOOT}{second}").as_bytes());
@@ -179,6 +193,11 @@ fn every_boot_and_every_engine_has_its_own_pool() {
     let found: Vec<_> =
         pools(&records).iter().map(|p| (p.num_blocks, p.source.clone().unwrap().process.unwrap())).collect();
     assert_eq!(found, [(Some(1001), "EngineCore pid=9".into()), (Some(500), "EngineCore_DP1 pid=11".into())]);
+    // a boot that came to nothing leaves nothing behind, though its process had the same number
+    let crashed = one[..6].join("\n").replace("16384", "999999");
+    let (records, _) = extract(format!("{crashed}\n{BOOT}").as_bytes());
+    assert_eq!(pools(&records).iter().map(|p| p.num_blocks).collect::<Vec<_>>(), [Some(1001)]);
+    assert_eq!(pools(&records)[0].tensors, Some(6));
     // a log that ends before the pool is complete says what is missing
     let (records, _) = extract(one[..8].join("\n").as_bytes());
     assert_eq!(pools(&records)[0].num_blocks, None);

@@ -35,14 +35,16 @@ impl Pools {
                     self.finish(out);
                 }
                 if name == "args" {
-                    self.shared.fill(&Facts {
+                    // a boot opens here: what one that came to nothing left behind is not its own
+                    self.processes.clear();
+                    self.shared = Facts {
                         max_model_len: count(fields, "max_model_len"),
                         given_block_size: count(fields, "block_size"),
                         kv_cache_dtype: word(fields, "kv_cache_dtype"),
                         max_num_seqs: count(fields, "max_num_seqs"),
                         speculative: speculative(fields),
                         ..Facts::default()
-                    });
+                    };
                 }
             }
             "max_model_len" | "mamba_cache_mode" => {
