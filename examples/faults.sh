@@ -20,5 +20,5 @@ try stale-state 1 --fault stale-state
 # accuracy collapses from the first request on a recycled slot
 try garbage-state 1 --fault garbage-state
 # one request after the other: clean runs, a sharp onset, token 0 to the end, a sharp recovery at the list's wrap
-try kv-offset-32 1 --fault kv-offset-32 --max-num-seqs 1 --num-kv-pages 600
+try kv-offset-32 1 --fault kv-offset-32 --max-num-seqs 1
 exit "$failed"

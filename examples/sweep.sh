@@ -6,8 +6,9 @@
 # Exit: 2 when the table is wrong or an arm had trouble, else 1 when an arm failed, else 3 when one was
 # inconclusive, else 0.
 set -uo pipefail
+arms=$(realpath -m "${1:-$(dirname "$0")/arms.csv}")
 cd "$(dirname "$0")/.."
-arms=${1:-examples/arms.csv} runs=${RUNS:-1} out=${OUT:-out/sweep}
+runs=${RUNS:-1} out=${OUT:-out/sweep}
 mkdir -p "$out"
 
 if ! cute-audit --results "$arms" < /dev/null > "$out/arms.jsonl"; then

@@ -49,7 +49,8 @@ fn checks(done: &Done) -> Vec<String> {
 }
 
 const GENERATE: &str = "cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl";
-const JUDGE: &str = "cute-audit -q | cute-verdict -q --gate 'correct>=45/50' --gate errors=0 --gate findings=0";
+const JUDGE: &str =
+    "cute-audit -q | cute-verdict -q --gate 'correct>=45/50' --gate errors=0 --gate findings=0";
 
 #[test]
 fn a_sound_engine_passes_with_a_picture() {
@@ -72,14 +73,21 @@ fn a_sound_engine_passes_with_a_picture() {
 
 #[test]
 fn stale_state_keeps_the_accuracy_gate_green_and_is_caught_at_the_first_recycled_slot() {
-    let done = sh(&format!("{GENERATE} --runs 2 --fault stale-state 2> $T/log | {JUDGE}; code=$?; cat $T/log >&2; exit $code"));
+    let done = sh(&format!(
+        "{GENERATE} --runs 2 --fault stale-state 2> $T/log | {JUDGE}; code=$?; cat $T/log >&2; exit $code"
+    ));
     assert_eq!(done.code, 1, "{}", done.stderr);
     assert!(done.stderr.contains("FAULT INJECTED: stale-state"), "{}", done.stderr);
     let verdict = verdict(&done);
     assert_eq!(verdict["gates"][0]["outcome"], "pass", "the accuracy gate sees nothing: {verdict}");
     let findings = records(&done.stdout, "finding");
-    let first = |check: &str| findings.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check}"));
-    assert_eq!(first("state_not_zero_on_acquire")["ordinal"], 8, "eight slots: request 8 is the first on a used one");
+    let first =
+        |check: &str| findings.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check}"));
+    assert_eq!(
+        first("state_not_zero_on_acquire")["ordinal"],
+        8,
+        "eight slots: request 8 is the first on a used one"
+    );
     first("fingerprint_differs");
     assert_eq!(records(&done.stdout, "run").iter().filter(|r| r["fault"] == "stale-state").count(), 1);
 }
@@ -89,7 +97,10 @@ fn garbage_state_collapses_silently_and_the_verdict_names_the_onset() {
     let done = sh(&format!("{GENERATE} --fault garbage-state 2> /dev/null | {JUDGE}"));
     assert_eq!(done.code, 1, "{}", done.stderr);
     let verdict = verdict(&done);
-    assert!(records(&done.stdout, "completion").iter().all(|c| c["finish_reason"] != "error"), "no error is logged");
+    assert!(
+        records(&done.stdout, "completion").iter().all(|c| c["finish_reason"] != "error"),
+        "no error is logged"
+    );
     let onset = verdict["onset_ordinal"].as_u64().unwrap();
     assert!((8..16).contains(&onset), "request 8 is the first on a used slot: {verdict}");
 }
@@ -97,12 +108,13 @@ fn garbage_state_collapses_silently_and_the_verdict_names_the_onset() {
 #[test]
 fn the_narrow_kv_offset_gives_clean_runs_a_sharp_onset_and_a_sharp_recovery() {
     let done = sh(&format!(
-        "{GENERATE} --runs 5 --fault kv-offset-32 --max-num-seqs 1 --num-kv-pages 600 2> /dev/null | cute-audit -q --explain \
+        "{GENERATE} --runs 5 --fault kv-offset-32 --max-num-seqs 1 2> /dev/null | cute-audit -q --explain \
          | cute-verdict -q --gate 'correct>=45/50'"
     ));
     assert_eq!(done.code, 1, "{}", done.stderr);
     let verdict = verdict(&done);
-    let (onset, recovery) = (verdict["onset_ordinal"].as_u64().unwrap(), verdict["recovery_ordinal"].as_u64().unwrap());
+    let (onset, recovery) =
+        (verdict["onset_ordinal"].as_u64().unwrap(), verdict["recovery_ordinal"].as_u64().unwrap());
     assert!(onset > 100 && recovery > onset && recovery < 250, "{verdict}");
     assert_eq!(verdict["degenerate"], recovery - onset, "one stretch, without gaps");
     for completion in records(&done.stdout, "completion") {
@@ -112,7 +124,11 @@ fn the_narrow_kv_offset_gives_clean_runs_a_sharp_onset_and_a_sharp_recovery() {
         assert_eq!(text.ends_with("!!!!!!!!"), bad, "request {ordinal}: {text}");
         assert_eq!(completion["finish_reason"] == "length", bad);
     }
-    assert_eq!((verdict["explained"].as_u64(), verdict["labels"].as_u64()), (Some(250), Some(250)), "{verdict}");
+    assert_eq!(
+        (verdict["explained"].as_u64(), verdict["labels"].as_u64()),
+        (Some(250), Some(250)),
+        "{verdict}"
+    );
     assert_eq!(verdict["pool_blocks"], 600);
     // 3 layers of 65,536 bytes a page: the offset's sign bit, 2^26, falls into page 341
     assert_eq!(verdict["first_bad_block"], 341);
@@ -125,7 +141,8 @@ fn sampled_replies_are_compared_by_their_seeds() {
     let generate = "cute-generate --model examples/tiny-hybrid --max-num-seqs 1 --max-tokens 20 --ignore-eos";
     let done = sh(&format!("{prompts} | {generate} --runs 2 | cute-audit -q"));
     assert_eq!(done.code, 0, "other seeds, other replies: {}", done.stdout);
-    let done = sh(&format!("{prompts} | {generate} --runs 2 --fault stale-state 2> /dev/null | cute-audit -q"));
+    let done =
+        sh(&format!("{prompts} | {generate} --runs 2 --fault stale-state 2> /dev/null | cute-audit -q"));
     assert!(checks(&done).contains(&"fingerprint_differs".to_owned()), "{}", done.stdout);
 }
 
@@ -151,12 +168,20 @@ fn a_closed_pipe_never_turns_a_failed_verdict_into_a_pass() {
 
 #[test]
 fn the_dispatch_log_becomes_records_and_a_wrong_expectation_fails() {
-    let done = sh("cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --limit 2 --phase-e-path lite 2>&1 > /dev/null | cute-dispatch-extract");
+    let done = sh(
+        "cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --limit 2 --phase-e-path lite 2>&1 > /dev/null | cute-dispatch-extract",
+    );
     assert_eq!(done.code, 0, "{}", done.stderr);
-    let layers: Vec<u64> = records(&done.stdout, "dispatch").iter().map(|d| d["layer_idx"].as_u64().unwrap()).collect();
+    let layers: Vec<u64> =
+        records(&done.stdout, "dispatch").iter().map(|d| d["layer_idx"].as_u64().unwrap()).collect();
     assert_eq!(layers, [3, 7, 11]);
     assert!(records(&done.stdout, "dispatch").iter().all(|d| d["path"] == "lite" && d["outcome"] == "lite"));
-    for (expectation, code) in [("--expect-lite-layers 3,7,11", 0), ("--expect-coop-layers 3,7,11", 1), ("--expect-lite-layers 3,7", 1), ("--expect-coop-layers none --expect-lite-layers 3,7,11", 0)] {
+    for (expectation, code) in [
+        ("--expect-lite-layers 3,7,11", 0),
+        ("--expect-coop-layers 3,7,11", 1),
+        ("--expect-lite-layers 3,7", 1),
+        ("--expect-coop-layers none --expect-lite-layers 3,7,11", 0),
+    ] {
         let done = sh(&format!(
             "{GENERATE} --limit 2 --phase-e-path lite 2> $T/log | cute-audit -q {expectation} --dispatch $T/log > $T/audited; echo $?"
         ));
@@ -186,7 +211,8 @@ fn the_examples_end_in_a_verdict_and_its_exit_code() {
     let done = sh("bash examples/sweep.sh");
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert_eq!(done.stdout.lines().filter(|l| l.contains("exit 0")).count(), 4, "{}", done.stdout);
-    let done = sh("sed 's/3,7,11/3,8,11/' examples/arms.csv > $T/arms.csv; bash examples/sweep.sh $T/arms.csv");
+    let done =
+        sh("sed 's/3,7,11/3,8,11/' examples/arms.csv > $T/arms.csv; bash examples/sweep.sh $T/arms.csv");
     assert_eq!(done.code, 2, "{}", done.stderr);
     assert!(done.stderr.contains("8 is no full-attention layer"), "{}", done.stderr);
 }

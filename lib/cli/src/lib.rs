@@ -109,7 +109,8 @@ fn print_schema(kind: &str, out: &mut impl Write) -> anyhow::Result<()> {
             format!("no record type {kind:?}: expected one of {}", cute_records::TYPES.join(", "))
         })?,
     };
-    serde_json::to_writer_pretty(&mut *out, &schema)?;
-    out.write_all(b"\n")?;
+    let mut text = serde_json::to_string_pretty(&schema)?;
+    text.push('\n');
+    out.write_all(text.as_bytes())?;
     Ok(())
 }

@@ -5,6 +5,9 @@ use crate::backend::{CacheShape, KvDtype};
 use crate::fault::Fault;
 use crate::knobs::Knobs;
 
+/// A pool that a few hundred short requests walk through once: clean runs come before the overflow.
+const FAULT_PAGES: usize = 600;
+
 /// How an engine is set up.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -42,10 +45,12 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// KV pages, the null page included.
+    /// KV pages, the null page included. The fault `kv-offset-32` has at least [`FAULT_PAGES`] unless told otherwise.
     pub fn pages(&self) -> usize {
-        self.num_kv_pages
-            .unwrap_or(1 + self.max_num_seqs * self.max_model_len.div_ceil(self.page_size.max(1)))
+        let per_sequence = self.max_model_len.div_ceil(self.page_size.max(1));
+        let enough = self.max_num_seqs.saturating_mul(per_sequence).saturating_add(1);
+        let least = if self.fault == Some(Fault::KvOffset32) { FAULT_PAGES } else { 0 };
+        self.num_kv_pages.unwrap_or(enough.max(least))
     }
 
     pub(crate) fn cache_shape(&self) -> CacheShape {
@@ -59,16 +64,19 @@ impl EngineConfig {
 
     pub(crate) fn validate(&self, model: &cute_checkpoint::Config) -> Result<(), Error> {
         let fail = |message: String| Err(Error::Config(message));
-        let at_least = [
-            ("--max-num-seqs", self.max_num_seqs, 1),
-            ("--max-model-len", self.max_model_len, 2),
-            ("--max-num-batched-tokens", self.max_num_batched_tokens, 1),
-            ("--page-size", self.page_size, 1),
-            ("--num-kv-pages", self.pages(), 2),
+        let limits = [
+            ("--max-num-seqs", self.max_num_seqs, 1, 1 << 20),
+            ("--max-model-len", self.max_model_len, 2, usize::MAX),
+            ("--max-num-batched-tokens", self.max_num_batched_tokens, 1, 1 << 24),
+            ("--page-size", self.page_size, 1, 1 << 16),
+            ("--num-kv-pages", self.pages(), 2, u32::MAX as usize),
         ];
-        for (name, value, least) in at_least {
+        for (name, value, least, most) in limits {
             if value < least {
                 return fail(format!("{name} is {value}: expected at least {least}"));
+            }
+            if value > most {
+                return fail(format!("{name} is {value}: expected at most {most}"));
             }
         }
         if self.max_model_len > model.max_position_embeddings {

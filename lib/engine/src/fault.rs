@@ -33,7 +33,8 @@ impl Fault {
             Fault::KvOffset32,
             "kv-offset-32",
             "decode truncates the KV byte offset to a signed width the pool exceeds (2^31 scaled to the pool); \
-             what lies outside reads as NaN, and a row of NaN logits becomes token 0",
+             what lies outside reads as NaN, and a row of NaN logits becomes token 0; the pool has 600 pages unless \
+             --num-kv-pages says otherwise, and the edges are sharp with --max-num-seqs 1",
         ),
         (
             Fault::CoopLaunchFails,

@@ -97,8 +97,8 @@ pub struct Args {
     #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "Engine")]
     pub kv_cache_dtype: KvCacheDtype,
     /// Threads; 0 is one a core
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Engine")]
-    pub threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u64).range(..=1024), help_heading = "Engine")]
+    pub threads: u64,
 
     /// Fused paths for full-attention layers: 1 or 0
     #[arg(long, env = "CUTE_PHASE_E_FUSION", value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]

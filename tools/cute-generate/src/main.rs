@@ -27,10 +27,11 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     if args.threads > 0 {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(args.threads)
+            .num_threads(args.threads as usize)
             .build_global()
             .context("starting threads")?;
     }
+    args.sampling(0, &Default::default()).validate().map_err(anyhow::Error::msg)?;
     let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
     let input = input::read(&args)?;
     let model = input.model.as_ref();
@@ -77,18 +78,19 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     for (line, parsed) in &input.forward {
         out.forward(line, parsed)?;
     }
-    let mut bad = input.bad;
     for finding in input.findings {
         out.write(&Record::Finding(finding))?;
     }
     out.write(&Record::Pool(server.pool()))?;
-    bad += server.run(&input.prompts, &mut out)?;
+    let refused = server.run(&input.prompts, &mut out)?;
     server.report(&mut out)?;
+    let reason = (input.bad > 0).then(|| format!("{} line(s) of the input could not be read", input.bad));
     out.end_with(End {
         tool: config.tool().into(),
-        complete: true,
+        complete: reason.is_none(),
+        reason,
         counters: server.counters(),
         ..End::default()
     })?;
-    Ok(if bad > 0 { Exit::Trouble } else { Exit::Pass })
+    Ok(if input.bad + refused > 0 { Exit::Trouble } else { Exit::Pass })
 }

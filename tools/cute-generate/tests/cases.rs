@@ -93,6 +93,8 @@ fn bad_lines_are_named_and_their_neighbours_answered() {
     let reasons: Vec<&str> = c.iter().map(|c| c["finish_reason"].as_str().unwrap()).collect();
     assert_eq!(reasons, ["length", "error", "error", "length"]);
     assert_eq!(records.iter().filter(|r| r["check"] == "bad_input").count(), 2);
+    let end = records.last().unwrap();
+    assert_eq!(end["complete"], false, "prompts were lost: {end}");
 }
 
 #[test]
@@ -110,6 +112,12 @@ fn malformed_settings_refuse_to_start() {
         (&["--max-num-seqs", "0"], "--max-num-seqs is 0: expected at least 1"),
         (&["--max-model-len", "99999"], "--max-model-len is 99999: this model's max_position_embeddings is"),
         (&["--num-kv-pages", "1"], "--num-kv-pages is 1: expected at least 2"),
+        (&["--num-kv-pages", "99999999999"], "--num-kv-pages is 99999999999: expected at most 4294967295"),
+        (&["--num-kv-pages", "4000000000"], "GB of memory are available: lower --num-kv-pages"),
+        (&["--max-num-seqs", "1048576"], "GB of memory are available: lower"),
+        (&["--threads", "100000"], "100000 is not in 0..=1024"),
+        (&["--temperature", "nan"], "temperature is NaN: expected 0 or more"),
+        (&["--top-p", "2"], "top_p is 2: expected 0 to 1"),
         (&["--fault", "gremlins"], "no fault \"gremlins\": expected one of stale-state"),
     ] {
         let (code, records, stderr) = run(args, "{\"prompt\":\"1\"}\n");

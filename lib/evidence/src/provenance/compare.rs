@@ -84,9 +84,17 @@ fn differences(a: &Leg, b: &Leg) -> BTreeMap<String, String> {
         let Some((x, y)) = differ else { continue };
         let thing =
             THINGS.iter().find(|(_, sides)| sides.contains(&name.as_str())).map_or(name.as_str(), |(t, _)| t);
-        out.entry(thing.to_owned()).or_insert_with(|| format!("{thing} ({x} / {y})"));
+        out.entry(thing.to_owned()).or_insert_with(|| format!("{thing} ({} / {})", short(x), short(y)));
     }
     out
+}
+
+/// The first characters of a long value.
+fn short(value: &str) -> String {
+    match value.char_indices().nth(36) {
+        None => value.to_owned(),
+        Some(_) => value.chars().take(12).chain(['…']).collect(),
+    }
 }
 
 impl Comparison {

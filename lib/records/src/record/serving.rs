@@ -135,7 +135,7 @@ pub struct MemoryPlan {
 /// `prompt`: a request. Exactly one of `prompt`, `messages`, `prompt_token_ids`, `question` says what is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Prompt {
-    /// name of the request; its 0-based line number when absent
+    /// name of the request; its 0-based position among the prompts when absent
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// text, sent as it is

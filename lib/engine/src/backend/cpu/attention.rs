@@ -36,10 +36,13 @@ impl KvPages {
     pub(super) fn new(config: &Config, shape: CacheShape, fault: Option<Fault>) -> Result<Self, Error> {
         let layers = config.full_attention_layers().len();
         let half_page = shape.page_size * config.num_key_value_heads * config.head_dim;
-        let len = shape
-            .num_pages
-            .checked_mul(layers * 2 * half_page)
-            .ok_or_else(|| Error::Shape(format!("{} pages of KV", shape.num_pages)))?;
+        let size = shape.kv_dtype.size();
+        super::fits(
+            &[shape.num_pages, layers, 2, half_page, size],
+            "KV pages",
+            "--num-kv-pages or --max-model-len",
+        )?;
+        let len = shape.num_pages * layers * 2 * half_page;
         Ok(KvPages {
             data: match shape.kv_dtype {
                 KvDtype::F32 => Data::F32(vec![0.0; len]),
@@ -48,7 +51,7 @@ impl KvPages {
             shape,
             layers,
             half_page,
-            offset_bits: fault.and_then(|f| f.kv_offset_bits(len * shape.kv_dtype.size())),
+            offset_bits: fault.and_then(|f| f.kv_offset_bits(len * size)),
         })
     }
 

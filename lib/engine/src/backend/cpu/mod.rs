@@ -265,6 +265,28 @@ impl Cache {
     }
 }
 
+/// Refuses what the memory cannot hold, instead of dying when it is touched.
+fn fits(factors: &[usize], what: &str, less: &str) -> Result<(), Error> {
+    let bytes = factors.iter().fold(1u128, |bytes, f| bytes.saturating_mul(*f as u128));
+    let available = available_memory().unwrap_or(1 << 47);
+    if bytes <= u128::from(available) {
+        return Ok(());
+    }
+    let gb = |bytes: u128| bytes as f64 / 1e9;
+    Err(Error::Config(format!(
+        "the {what} need {:.1} GB, {:.1} GB of memory are available: lower {less}",
+        gb(bytes),
+        gb(u128::from(available))
+    )))
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes; `None` where there is none.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// True when every bit of every value is zero.
 #[multiversion(targets("x86_64+avx2", "aarch64+neon"))]
 fn all_zero(values: &[f32]) -> bool {
