@@ -29,7 +29,7 @@ struct Args {
     /// Sequences in flight the memory plan is made for
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u64).range(1..=1 << 20))]
     max_num_seqs: u64,
-    /// Tokens of the longest sequence planned for [default: the model's own limit, at most 4096]
+    /// Tokens of the longest sequence planned for [default: the model's own limit, at most 1024, as in cute-generate]
     #[arg(long, value_name = "TOKENS", value_parser = value_parser!(u64).range(1..))]
     max_model_len: Option<u64>,
     /// Tokens of a KV page
@@ -82,7 +82,7 @@ fn load(args: Args, mut config: Config) -> anyhow::Result<Exit> {
 fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Finding>)> {
     let checkpoint = Checkpoint::open(&args.dir)?;
     let limit = checkpoint.config.max_position_embeddings as u64;
-    let max_model_len = args.max_model_len.unwrap_or(limit.min(4096));
+    let max_model_len = args.max_model_len.unwrap_or(limit.min(1024));
     config.resolve("max_model_len", max_model_len);
     anyhow::ensure!(
         max_model_len <= limit,
