@@ -67,6 +67,10 @@ fn main() -> ExitCode {
 }
 
 fn audit(args: Args, config: Config) -> anyhow::Result<Exit> {
+    anyhow::ensure!(
+        args.dispatch.iter().all(|log| log.as_os_str() != "-"),
+        "--dispatch -: stdin brings the records; give the log as a file, or pipe it through cute-dispatch-extract"
+    );
     let mut out = Outlet::new(cute_cli::stdout());
     let mut case = Case::default();
     out.write(&Record::Run(config.run()))?;
@@ -89,6 +93,11 @@ fn audit(args: Args, config: Config) -> anyhow::Result<Exit> {
         findings.extend(comparison.findings.clone());
         tables.push(report::tables::comparison(&comparison));
     }
+    if args.compare.is_empty() && nothing(&case) {
+        let message = "nothing came in that could be checked: no record but `run` and `end`";
+        findings.push(checks::finding("no_records", Severity::Warning, message));
+    }
+    let findings = checks::unknown(&case, &findings);
     for finding in &findings {
         out.write(&Record::Finding(finding.clone()))?;
     }
@@ -99,7 +108,15 @@ fn audit(args: Args, config: Config) -> anyhow::Result<Exit> {
     if !args.quiet {
         show(&tables, args.markdown.as_deref())?;
     }
-    Ok(exit(&case.findings, trouble))
+    let exit = exit(&case.findings, trouble);
+    let Some(e) = out.lost() else { return Ok(exit) };
+    let _ = writeln!(std::io::stderr(), "cute-audit: {e}");
+    Ok(if exit == Exit::Fail { exit } else { Exit::Trouble })
+}
+
+/// True when nothing came in but who wrote it.
+fn nothing(case: &Case) -> bool {
+    case.bad_lines.is_empty() && case.seen.keys().all(|kind| kind == "run" || kind == "end")
 }
 
 /// Trouble before violation before missing evidence.

@@ -99,16 +99,16 @@ fn log(path: &Path, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Result<()>
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     let reader = BufReader::with_capacity(1 << 16, file);
     let sink = &mut |record: Record| -> Result<(), WriteError> {
-        case.add(&record);
-        out.write(&record)
+        if case.admit(&record) { out.write(&record) } else { Ok(()) }
     };
     logs::extract(&name, reader, &logs::PackSet::auto()?, sink)?;
     Ok(())
 }
 
 fn add(record: &Record, case: &mut Case, out: &mut Outlet<'_>) -> anyhow::Result<()> {
-    case.add(record);
-    out.write(record)?;
+    if case.admit(record) {
+        out.write(record)?;
+    }
     Ok(())
 }
 

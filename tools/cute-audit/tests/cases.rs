@@ -167,3 +167,41 @@ fn a_reader_that_goes_away_changes_nothing() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
 }
+
+#[test]
+fn nothing_at_all_is_3_with_a_sentence() {
+    let (code, stdout, stderr) = audit(&[], "");
+    assert_eq!(code, 3);
+    assert!(findings(&stdout).contains(&("no_records".into(), "warning".into())));
+    assert!(stderr.contains("nothing came in"), "{stderr}");
+}
+
+#[test]
+fn a_dispatch_log_on_stdin_is_refused() {
+    let (code, _, stderr) = audit(&["--dispatch", "-"], SOUND);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("stdin brings the records"), "{stderr}");
+}
+
+#[test]
+fn auditing_twice_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("gen.log");
+    let line = "[PHASE_E_DISPATCH] layer_name=model.layers.3.self_attn.attn layer_idx=3 enabled=True \
+                restricted_layers=None is_decode_only=True use_fusion=True num_seqs=1 resident_cap=96 \
+                use_beta_coop=True use_beta_lite=False path=coop outcome=lite reason=fell_back\n";
+    std::fs::write(&log, line).unwrap();
+    let args = ["-q", "--expect-coop-layers", "3", "--dispatch", log.to_str().unwrap()];
+    let stream: String =
+        SOUND.lines().filter(|l| !l.contains("\"dispatch\",")).map(|l| format!("{l}\n")).collect();
+    let stream = stream.replace(",\"dispatch\":1", "").replace("It is 4.", &"!".repeat(400));
+    let (code, once, stderr) = audit(&args, &stream);
+    assert_eq!(code, 1, "{stderr}");
+    let (code, twice, _) = audit(&args, &once);
+    assert_eq!(code, 1);
+    let count = |s: &str, kind: &str| records(s).iter().filter(|r| r["type"] == kind).count();
+    assert_eq!(count(&once, "dispatch"), 1);
+    assert_eq!(count(&twice, "dispatch"), 1);
+    assert!(count(&once, "finding") >= 4, "{once}");
+    assert_eq!(findings(&once), findings(&twice));
+}

@@ -11,7 +11,7 @@ mod sources;
 use clap::Parser;
 use cute_cli::{Config, Exit};
 use cute_evidence::checks::pipe::Outlet;
-use cute_evidence::checks::{Case, Expectations};
+use cute_evidence::checks::{self, Case, Expectations};
 use cute_evidence::gates::{Ask, Settings, judge};
 use cute_records::{End, Record};
 use std::path::PathBuf;
@@ -82,7 +82,8 @@ fn verdict(args: Args, config: Config) -> anyhow::Result<Exit> {
     let mut case = Case::default();
     out.write(&Record::Run(config.run()))?;
     let trouble = sources::read(&args.results, &mut case, &mut out)?;
-    for finding in cute_evidence::checks::unaudited(&case, &Expectations::default()) {
+    // Whatever a cute-audit upstream saw: what came beside it, or after it, nobody has checked.
+    for finding in checks::unknown(&case, &checks::all(&case, &Expectations::default())) {
         out.write(&Record::Finding(finding.clone()))?;
         case.findings.push(finding);
     }
@@ -99,5 +100,12 @@ fn verdict(args: Args, config: Config) -> anyhow::Result<Exit> {
     let shown = output::all(&args, &case, &judgment);
     // A closed pipe among the outputs must not read as "the reader has seen enough, exit 0".
     shown.map_err(|e| anyhow::anyhow!("{e:#}"))?;
-    Ok(exit)
+    Ok(unless_lost(&out, exit))
+}
+
+/// A judgment stays when its records could not be written; a pass without its records is trouble.
+fn unless_lost(out: &Outlet<'_>, exit: Exit) -> Exit {
+    let Some(e) = out.lost() else { return exit };
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("cute-verdict: {e}\n"));
+    if exit == Exit::Pass { Exit::Trouble } else { exit }
 }

@@ -65,7 +65,13 @@ fn a_stream_cut_off_is_never_a_pass() {
     let (code, stdout, _) = verdict(&["-q", "--gate", "correct>=9/10"], &cut);
     assert_eq!((code, record(&stdout)["outcome"].as_str()), (3, Some("inconclusive")));
     let torn = &whole[..whole.len() - 20];
-    assert_eq!(verdict(&["-q", "--gate", "correct>=9/10"], torn).0, 2, "half a line is bad input");
+    assert_eq!(verdict(&["-q", "--gate", "correct>=9/10"], torn).0, 3, "cut off within a line");
+    let broken = whole.replacen('\n', "\n{\"half\n", 1);
+    assert_eq!(
+        verdict(&["-q", "--gate", "correct>=9/10"], &broken).0,
+        2,
+        "half a line in the middle is bad input"
+    );
 }
 
 #[test]
@@ -181,4 +187,111 @@ fn the_incident_is_replayed_from_its_facts() {
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(out.path().join("incident.html").is_file());
+}
+
+/// A producer's stream with the digests it read.
+fn produced(right: &[u64], model: &str, prompts: &str) -> String {
+    let digests = format!(r#""tool":"cute-generate","digests":{{"model":"{model}","prompts":"{prompts}"}}"#);
+    stream(right).replacen(r#""tool":"t""#, &digests, 1).replace(r#""tool":"t""#, r#""tool":"cute-generate""#)
+}
+
+/// The stream between the `run` and the `end` of an auditor that found nothing.
+fn audited(stream: &str) -> String {
+    let mut counts = std::collections::BTreeMap::from([("run".to_owned(), 1)]);
+    for line in stream.lines() {
+        let v: Value = serde_json::from_str(line).unwrap();
+        *counts.entry(v["type"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    let run = json!({"type": "run", "v": 1, "tool": "cute-audit", "version": "0"});
+    let end = json!({"type": "end", "v": 1, "tool": "cute-audit", "complete": true, "counts": counts});
+    format!("{run}\n{stream}{end}\n")
+}
+
+fn collapsed(stream: &str) -> String {
+    stream.replace("It is 4.", &"!".repeat(400))
+}
+
+#[test]
+fn an_audited_stream_vouches_for_none_that_stands_beside_it() {
+    let sound = audited(&produced(&[10], "m", "p"));
+    assert_eq!(verdict(&["-q"], &sound).0, 0);
+    let faulty = collapsed(&produced(&[10], "m", "p"));
+    assert_eq!(verdict(&["-q"], &faulty).0, 1);
+    assert_eq!(verdict(&["-q"], &format!("{sound}{faulty}")).0, 1, "after it");
+    assert_eq!(verdict(&["-q"], &format!("{faulty}{sound}")).0, 1, "before it");
+    let lines: String = faulty
+        .lines()
+        .filter(|l| l.contains("completion\"") && !l.contains("counts"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    assert_ne!(verdict(&["-q"], &format!("{sound}{lines}")).0, 0, "appended after its end");
+}
+
+#[test]
+fn findings_that_are_there_already_are_not_counted_again() {
+    let faulty = collapsed(&produced(&[10], "m", "p"));
+    let (_, once, _) = verdict(&["-q"], &faulty);
+    let (_, twice, _) = verdict(&["-q"], &once);
+    assert_eq!(record(&once)["findings"], 10);
+    assert_eq!(record(&twice)["findings"], 10);
+    // The same trouble of a second producer is a second trouble.
+    let (_, both, _) = verdict(&["-q"], &format!("{once}{faulty}"));
+    assert_eq!(record(&both)["findings"], 20);
+}
+
+#[test]
+fn records_without_their_producer_are_inconclusive() {
+    let replies = |s: &str| -> String {
+        s.lines().filter(|l| l.contains("\"ordinal\"")).map(|l| format!("{l}\n")).collect()
+    };
+    let (code, stdout, _) = verdict(&["-q"], &replies(&stream(&[10])));
+    assert_eq!(code, 3);
+    assert!(stdout.contains("stream_without_run"), "{stdout}");
+    assert_eq!(verdict(&["-q"], &format!("{}{}", stream(&[10]), replies(&stream(&[10])))).0, 3);
+}
+
+#[test]
+fn replies_of_two_models_are_not_judged_as_one() {
+    let one = produced(&[10], "m", "p");
+    assert_eq!(verdict(&["-q"], &format!("{one}{one}")).0, 0);
+    let (code, stdout, _) = verdict(&["-q"], &format!("{one}{}", produced(&[10], "other", "p")));
+    assert_eq!(code, 1);
+    assert!(stdout.contains("mixed_models"), "{stdout}");
+    let other = format!("{one}{}", produced(&[10], "m", "others"));
+    assert!(verdict(&["-q"], &other).1.contains("mixed_prompts"));
+    assert_eq!(verdict(&["-q", "--gate", "warnings=0"], &other).0, 1);
+}
+
+#[test]
+fn a_verdict_upstream_is_never_improved_upon() {
+    let (code, failed, _) = verdict(&["-q", "--gate", "correct>=9/10"], &stream(&[1]));
+    assert_eq!(code, 1);
+    let (code, stdout, stderr) = verdict(&["--gate", "completions>=1"], &failed);
+    assert_eq!(code, 1);
+    assert!(
+        stdout.contains("a verdict upstream failed: correct>=9/10") && stderr.contains("upstream verdict")
+    );
+    let (_, open, _) = verdict(&["-q", "--gate", "log_errors=0"], &stream(&[10]));
+    assert_eq!(verdict(&["-q"], &open).0, 3);
+    let (_, passed, _) = verdict(&["-q"], &stream(&[10]));
+    assert_eq!(verdict(&["-q"], &passed).0, 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_a_failure_a_failure_and_takes_a_pass_away() {
+    for (right, expect) in [(1, 1), (10, 2)] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_cute-verdict"))
+            .args(["-q", "--gate", "correct>=9/10"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(full)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), stream(&[right]).as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(expect));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("cannot write records"));
+    }
 }

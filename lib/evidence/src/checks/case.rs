@@ -9,9 +9,10 @@ use super::state::States;
 use crate::detect::{self, Labelled};
 use cute_records::{
     Completion, Count, Dispatch, Event, Finding, Ledger, Model, Parsed, Pool, Record, Run, RunScore,
-    Severity, Timing,
+    Severity, Source, Timing, Verdict,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// One boot of one server.
 #[derive(Clone, Debug, Default)]
@@ -53,23 +54,48 @@ pub struct Case {
     pub ledger: Ledger,
     /// lines that could not be understood, as `file:line: reason`
     pub bad_lines: Vec<String>,
+    /// the last line of the stream, when it has no newline: its writer was cut off within it
+    pub torn: Option<String>,
+    /// records of the stream that came when no `run` was open: nobody vouches for them
+    pub unowned: u64,
+    /// verdicts that the stream brought
+    pub verdicts: Vec<Verdict>,
+    /// producers, as places in `runs`, whose replies name no leg
+    pub answered: BTreeSet<usize>,
     /// records seen, by type
     pub seen: Count,
     producers: usize,
     open: BTreeMap<String, usize>,
+    places: HashSet<u64>,
 }
 
 impl Case {
     /// Takes note of the next record of the stream.
     pub fn note(&mut self, parsed: &Parsed) {
+        let opens = matches!(parsed, Parsed::Known(r) if matches!(**r, Record::Run(_) | Record::End(_)));
+        if !opens && self.ledger.spans().iter().all(|s| s.end.is_some()) {
+            self.unowned += 1;
+        }
         self.ledger.note(parsed);
         if let Parsed::Known(record) = parsed {
+            if let Record::Verdict(verdict) = &**record {
+                self.verdicts.push(verdict.clone());
+            }
             self.add(record);
         }
     }
 
     /// Takes note of a record that came from elsewhere than the stream (a results directory, a log).
     pub fn add(&mut self, record: &Record) {
+        self.admit(record);
+    }
+
+    /// As [`Case::add`]; false when the same line of the same log has said the same already: a log read twice
+    /// counts once.
+    pub fn admit(&mut self, record: &Record) -> bool {
+        if place(record).is_some_and(|place| !self.places.insert(place)) {
+            return false;
+        }
         *self.seen.entry(record.kind().to_owned()).or_default() += 1;
         match record {
             Record::Run(run) => {
@@ -91,6 +117,7 @@ impl Case {
             Record::Finding(f) => self.findings.push(f.clone()),
             Record::Prompt(_) | Record::Verdict(_) | Record::End(_) => {}
         }
+        true
     }
 
     fn event(&mut self, e: &Event) {
@@ -110,6 +137,11 @@ impl Case {
             None if self.producers > 1 => format!("producer {}", self.producers),
             None => String::new(),
         };
+        if c.leg.is_none()
+            && let Some(at) = self.runs.iter().rposition(|r| r.digests.contains_key("model"))
+        {
+            self.answered.insert(at);
+        }
         let labelled = detect::label(&c);
         // Texts, ids and probabilities have served the detectors; a long soak must fit in memory.
         c.token_ids = None;
@@ -176,11 +208,6 @@ impl Case {
         self.legs.iter().filter(|l| !l.completions.is_empty())
     }
 
-    /// True when a cute-audit was upstream.
-    pub fn audited(&self) -> bool {
-        self.runs.iter().any(|r| r.tool == "cute-audit")
-    }
-
     /// Findings of severity `error`.
     pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|f| f.severity == Severity::Error)
@@ -190,6 +217,34 @@ impl Case {
     pub fn dispatch(&self) -> impl Iterator<Item = &Dispatch> {
         self.legs.iter().flat_map(|l| &l.dispatch)
     }
+}
+
+/// What a line of a log said, and where, as one number; nothing for records that stand in no log.
+fn place(record: &Record) -> Option<u64> {
+    let mut h = DefaultHasher::new();
+    record.kind().hash(&mut h);
+    let mut at = |s: &Source| (&s.file, s.line, s.byte, &s.process, &s.timestamp).hash(&mut h);
+    match record {
+        Record::Dispatch(d) => {
+            at(&d.source);
+            (&d.layer_name, d.layer_idx, d.num_seqs, d.is_decode_only).hash(&mut h);
+            (d.use_beta_coop, d.use_beta_lite, &d.path, &d.outcome, &d.reason).hash(&mut h);
+        }
+        Record::Event(e) => {
+            at(&e.source);
+            (&e.event, &e.fields).hash(&mut h);
+        }
+        Record::Pool(p) => {
+            at(p.source.as_ref()?);
+            (p.num_blocks, p.block_bytes, p.token_bytes, &p.rule).hash(&mut h);
+        }
+        Record::Finding(f) => {
+            f.at.as_ref()?.hash(&mut h);
+            (&f.check, &f.message, f.ordinal, f.layer, &f.data).hash(&mut h);
+        }
+        _ => return None,
+    }
+    Some(h.finish())
 }
 
 /// The leg a log belongs to: the only one; else the one whose replies were read beside it.

@@ -10,6 +10,17 @@ pub const CHECKS: &[Entry] = &[
         "gap",
         "a producer's stream has no `end`, an incomplete one, or another number of records than its `end` counts",
     ),
+    (
+        "stream_without_run",
+        "gap",
+        "records came outside every `run` … `end`: nobody vouches for them, and none can say how many there were",
+    ),
+    ("no_records", "gap", "nothing came in that could be checked"),
+    (
+        "mixed_models, mixed_prompts",
+        "error; a warning for prompts",
+        "producers of one stream that name no legs read different models, or different prompts",
+    ),
     ("lines_unreadable", "gap", "lines of the stream could not be understood; their places stand on stderr"),
     (
         "missing_run, missing_rows, duplicate_row",

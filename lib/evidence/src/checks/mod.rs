@@ -38,7 +38,9 @@ use std::collections::BTreeMap;
 /// Checks whose findings say that evidence is missing: no verdict can rest on what is left.
 pub const EVIDENCE_MISSING: &[&str] = &[
     "stream_cut_off",
+    "stream_without_run",
     "lines_unreadable",
+    "no_records",
     "no_dispatch_records",
     "no_completions",
     "missing_run",
@@ -123,12 +125,22 @@ pub fn ranges(ordinals: impl IntoIterator<Item = u64>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// The checks, for a stream that nobody has audited; nothing when a cute-audit was upstream.
-pub fn unaudited(case: &Case, expected: &Expectations) -> Vec<Finding> {
-    if case.audited() {
-        // Whether the auditor's own stream arrived whole only its reader can say.
-        let known = |f: &Finding| case.findings.iter().any(|g| g.check == f.check && g.message == f.message);
-        return stream::broken(case).into_iter().filter(|f| !known(f)).collect();
+/// Those of `found` that the stream has not brought already. Each finding that came in answers for one of ours: two
+/// producers with the same trouble are two troubles, one producer audited twice is one.
+pub fn unknown(case: &Case, found: &[Finding]) -> Vec<Finding> {
+    fn key(f: &Finding) -> (&str, Option<u64>, Option<u32>, &str, Option<&str>) {
+        (&f.check, f.ordinal, f.layer, &f.message, f.data.get("leg").and_then(Value::as_str))
     }
-    all(case, expected)
+    let mut known: BTreeMap<_, usize> = BTreeMap::new();
+    for f in &case.findings {
+        *known.entry(key(f)).or_default() += 1;
+    }
+    let mut out = Vec::new();
+    for f in found {
+        match known.get_mut(&key(f)).filter(|n| **n > 0) {
+            Some(n) => *n -= 1,
+            None => out.push(f.clone()),
+        }
+    }
+    out
 }

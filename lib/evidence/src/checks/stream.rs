@@ -12,13 +12,46 @@ pub fn check(case: &Case) -> Vec<Finding> {
     for leg in case.with_completions().filter(streamed) {
         out.extend(rows(leg));
     }
+    out.extend(mixed(case, "model", "mixed_models", Severity::Error));
+    out.extend(mixed(case, "prompts", "mixed_prompts", Severity::Warning));
     out
+}
+
+/// Producers whose replies name no leg are judged as one; they must have read the same files. Replies that name
+/// their leg are arms, compared on purpose.
+fn mixed(case: &Case, input: &str, check: &str, severity: Severity) -> Option<Finding> {
+    let digests: BTreeSet<&str> = case
+        .answered
+        .iter()
+        .filter_map(|at| case.runs.get(*at)?.digests.get(input))
+        .map(String::as_str)
+        .collect();
+    let short = |d: &&str| d.chars().take(12).collect::<String>();
+    let list: Vec<String> = digests.iter().map(short).collect();
+    (list.len() > 1).then(|| {
+        let message = format!(
+            "replies of {} different {input} digests stand in one stream as one: {}",
+            list.len(),
+            list.join(", ")
+        );
+        finding(check, severity, message)
+    })
 }
 
 /// What the stream itself says about being whole.
 pub fn broken(case: &Case) -> Vec<Finding> {
     let cut = case.ledger.trouble().into_iter().map(|why| finding("stream_cut_off", Severity::Warning, why));
     let mut out: Vec<Finding> = cut.collect();
+    if let Some(torn) = &case.torn {
+        out.push(finding("stream_cut_off", Severity::Warning, torn.as_str()));
+    }
+    if case.unowned > 0 {
+        let message = format!(
+            "{} record(s) came outside every `run` … `end`: no producer vouches for them, and none can say how many there were",
+            case.unowned
+        );
+        out.push(finding("stream_without_run", Severity::Warning, message).with("count", case.unowned));
+    }
     if let Some(first) = case.bad_lines.first() {
         out.push(
             finding(

@@ -63,7 +63,8 @@ pub struct Stretch {
 pub fn judge(case: &Case, settings: &Settings) -> Judgment {
     let defaults = default_gates();
     let asked: &[Ask] = if settings.gates.is_empty() { &defaults } else { &settings.gates };
-    let mut gates: Vec<Gate> = missing(case, settings);
+    let mut gates: Vec<Gate> = upstream(case);
+    gates.extend(missing(case, settings));
     gates.extend(asked.iter().map(|ask| evaluate(ask, case, settings)));
     let outcome = overall(case, &gates);
 
@@ -96,6 +97,23 @@ pub fn judge(case: &Case, settings: &Settings) -> Judgment {
     Judgment { verdict, stretches, charts, flips, power }
 }
 
+/// Verdicts that the stream brought: what was judged once cannot be judged better by asking less.
+fn upstream(case: &Case) -> Vec<Gate> {
+    let worse = case.verdicts.iter().filter(|v| v.outcome != Outcome::Pass);
+    let why = |v: &Verdict| {
+        let of = v.gates.iter().filter(|g| g.outcome == v.outcome);
+        of.map(|g| format!("{}: {}", g.gate, g.reason)).collect::<Vec<_>>().join("; ")
+    };
+    let word = |o| if o == Outcome::Fail { "failed" } else { "was inconclusive" };
+    worse
+        .map(|v| Gate {
+            gate: "upstream verdict".to_owned(),
+            outcome: v.outcome,
+            reason: format!("a verdict upstream {}: {}", word(v.outcome), why(v)),
+        })
+        .collect()
+}
+
 /// What is missing, as gates nobody asked for and none can pass.
 fn missing(case: &Case, settings: &Settings) -> Vec<Gate> {
     let gate =
@@ -121,11 +139,14 @@ fn missing(case: &Case, settings: &Settings) -> Vec<Gate> {
     out
 }
 
-/// A stream that was cut off proves nothing; else one failure fails, and one gap leaves it open.
+/// What failed upstream stays failed. A stream that was cut off proves nothing; else one failure fails, and one gap
+/// leaves it open.
 fn overall(case: &Case, gates: &[Gate]) -> Outcome {
     let any = |o| gates.iter().any(|g| g.outcome == o);
     let cut = case.findings.iter().any(|f| f.check == "stream_cut_off" || f.check == "lines_unreadable");
-    if cut || gates.is_empty() {
+    if case.verdicts.iter().any(|v| v.outcome == Outcome::Fail) {
+        Outcome::Fail
+    } else if cut || gates.is_empty() {
         Outcome::Inconclusive
     } else if any(Outcome::Fail) {
         Outcome::Fail

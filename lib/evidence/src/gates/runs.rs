@@ -4,6 +4,7 @@ use super::Settings;
 use super::eval::Reading::{self, Count, Missing, Number};
 use super::figures;
 use crate::checks::Case;
+use crate::stats::power::p_value;
 
 pub(super) fn mcnemar(case: &Case) -> Reading {
     let compared: Vec<_> = case
@@ -14,14 +15,14 @@ pub(super) fn mcnemar(case: &Case) -> Reading {
         return Missing("no two runs of the same graded questions".to_owned());
     };
     let story = format!(
-        "run {} against run {}: {} lost, {} gained of {}, exact p = {:.2e}, Holm-corrected {:.2e}",
+        "run {} against run {}: {} lost, {} gained of {}, exact p = {}, Holm-corrected {}",
         worst.run + 1,
         worst.base + 1,
         worst.flips.lost,
         worst.flips.gained,
         worst.flips.pairs(),
-        worst.p,
-        worst.holm
+        p_value(worst.p),
+        p_value(worst.holm)
     );
     Number { value: worst.holm, story }
 }
@@ -33,12 +34,12 @@ pub(super) fn mcnemar_legs(case: &Case) -> Reading {
     };
     let f = worst.flips;
     let story = format!(
-        "{leg} against the first leg: {} lost, {} gained of {}, exact p = {:.2e}, Holm-corrected {:.2e}",
+        "{leg} against the first leg: {} lost, {} gained of {}, exact p = {}, Holm-corrected {}",
         f.lost,
         f.gained,
         f.pairs(),
-        worst.p,
-        worst.holm
+        p_value(worst.p),
+        p_value(worst.holm)
     );
     Number { value: worst.holm, story }
 }
@@ -71,8 +72,9 @@ pub(super) fn homogeneity(case: &Case) -> Reading {
     let worst =
         case.with_completions().filter_map(figures::homogeneous).min_by(|a, b| a.best().total_cmp(&b.best()));
     let Some(h) = worst else { return Missing("no two graded runs".to_owned()) };
-    let exact = h.exact_p.map(|p| format!(", exact p = {p:.2e}")).unwrap_or_default();
-    let story = format!("chi-squared {:.1} with {} degrees of freedom, p = {:.2e}{exact}", h.chi2, h.df, h.p);
+    let exact = h.exact_p.map(|p| format!(", exact p = {}", p_value(p))).unwrap_or_default();
+    let story =
+        format!("chi-squared {:.1} with {} degrees of freedom, p = {}{exact}", h.chi2, h.df, p_value(h.p));
     Number { value: h.best(), story }
 }
 

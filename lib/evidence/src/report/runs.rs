@@ -3,7 +3,7 @@
 use super::Table;
 use crate::checks::{Leg, ranges};
 use crate::gates::{Judgment, figures, judge};
-use crate::stats::power::percent;
+use crate::stats::power::{p_value, percent};
 use cute_records::RunScore;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,10 +104,12 @@ fn notes(leg: &Leg, j: &Judgment) -> Vec<String> {
         out.push(cusum(s, stretch.map(|s| s.onset)));
     }
     if let Some(h) = figures::homogeneous(leg) {
-        let exact = h.exact_p.map(|p| format!(", exact p = {p:.1e}")).unwrap_or_default();
+        let exact = h.exact_p.map(|p| format!(", exact p = {}", p_value(p))).unwrap_or_default();
         out.push(format!(
-            "One accuracy for all runs? chi-squared {:.1} on {} degrees of freedom, p = {:.1e}{exact}.",
-            h.chi2, h.df, h.p
+            "One accuracy for all runs? chi-squared {:.1} on {} degrees of freedom, p = {}{exact}.",
+            h.chi2,
+            h.df,
+            p_value(h.p)
         ));
     }
     out

@@ -5,6 +5,7 @@ use super::{Table, runs};
 use crate::checks::{Case, Leg, dispatch, ranges};
 use crate::detect::Label;
 use crate::gates::Judgment;
+use crate::stats::power::p_value;
 use cute_records::{Finding, Outcome, Severity};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -157,16 +158,11 @@ pub fn flips(leg: &Leg, j: &Judgment) -> Option<Table> {
             f.lost.to_string(),
             f.gained.to_string(),
             f.both_wrong.to_string(),
-            small(c.p),
-            small(c.holm),
+            p_value(c.p),
+            p_value(c.holm),
         ]);
     }
     Some(t)
-}
-
-/// A probability as people read it.
-pub fn small(p: f64) -> String {
-    if p >= 0.001 { format!("{p:.3}") } else { format!("{p:.1e}") }
 }
 
 /// Layers against the paths they took in decode steps.

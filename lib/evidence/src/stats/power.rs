@@ -36,8 +36,9 @@ impl Power {
             0 | 1 => String::new(),
             runs => format!(" (in {} when all of {runs} runs must pass)", percent(self.fails(bad))),
         };
+        let only = if self.fails_once(bad) < 0.8 { "only " } else { "" };
         format!(
-            "{} of {} asked once sees a drop from {} to {} in only {} of runs{runs}, and fails a sound system in {}",
+            "{} of {} asked once sees a drop from {} to {} in {only}{} of runs{runs}, and fails a sound system in {}",
             self.k,
             self.n,
             percent(good),
@@ -46,6 +47,11 @@ impl Power {
             percent(self.fails_once(good)),
         )
     }
+}
+
+/// A p-value as people read it.
+pub fn p_value(p: f64) -> String {
+    if p >= 0.001 { format!("{p:.3}") } else { format!("{p:.1e}") }
 }
 
 /// A share as people read it.
