@@ -63,7 +63,7 @@ fn no_metric_passes_or_fails_on_nothing() {
         assert_eq!(outcome, Outcome::Inconclusive, "{}: {reasons:?}", m.name);
     }
     assert_eq!(verdict(&empty, &[]).0, Outcome::Inconclusive);
-    assert_eq!(verdict(&empty, &["finding.x=0"]).0, Outcome::Inconclusive);
+    assert_eq!(verdict(&empty, &["finding.bad_row=0"]).0, Outcome::Inconclusive);
     assert_eq!(verdict(&empty, &["label.healthy=0"]).0, Outcome::Inconclusive);
 }
 

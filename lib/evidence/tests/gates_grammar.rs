@@ -28,6 +28,21 @@ fn malformed_gates_are_refused_at_their_column() {
         ("mcnemar>=1/20", 10, "plain number"),
         ("label.grumpy=0", 7, "no label"),
         ("finding.=0", 9, "name of a check"),
+        ("finding.fingerprint_difers=0", 9, "no check \"fingerprint_difers\""),
+        ("findings<0", 9, "could not pass"),
+        ("accuracy>100%", 9, "could not pass"),
+        ("correct>50/50", 8, "could not pass"),
+        ("correct<0/50", 8, "could not pass"),
+        ("model_digest=0", 13, "could not pass"),
+        ("server_alive=2", 13, "could not pass"),
+        ("mcnemar>1", 8, "could not pass"),
+        ("mcnemar<=1", 8, "could not fail"),
+        ("accuracy<=1", 9, "could not fail"),
+        ("model_digest!=0", 13, "could not fail"),
+        ("correct>=45/50.5", 13, "whole number"),
+        ("correct>=44.5/50", 10, "whole number"),
+        ("runs>=5/5", 7, "no share"),
+        ("finding.bad_row<=1/5", 18, "no share"),
         ("errors=zero", 8, "expected a number"),
         ("errors=1e999", 8, "no number"),
         ("errors ≥ 0", 8, "expected one of"),
@@ -74,8 +89,47 @@ fn every_example_of_the_table_is_a_gate_and_names_are_unique() {
         "accuracy>=0.9",
         "errors==0",
         "label.ngram_loop<=1/50",
-        "finding.x=0",
+        "finding.fingerprint_differs=0",
+        "finding.non_finite_weights=0",
+        "errors=-0",
+        "runs>=1",
+        "mcnemar<=0.05",
+        "server_alive=1",
     ] {
         gate(good);
     }
+}
+
+#[test]
+fn minus_zero_is_zero() {
+    assert_eq!(gate("errors=-0").threshold, gate("errors=0").threshold);
+    let cute_evidence::gates::Threshold::Number(x) = gate("errors=-0").threshold else { panic!() };
+    assert!(x.is_sign_positive());
+}
+
+#[test]
+fn every_finding_the_sources_write_has_a_name_that_a_gate_knows() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let written = regex::Regex::new(
+        r#"(?:find|finding|\.add|\.error|\.warning)\(\s*"([a-z_0-9]+)",|check: "([a-z_0-9]+)""#,
+    )
+    .unwrap();
+    let mut folders: Vec<_> = ["lib/evidence/src", "tools"].map(|d| root.join(d)).into();
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for found in written.captures_iter(&text) {
+                    let name = found.get(1).or(found.get(2)).unwrap().as_str();
+                    seen += 1;
+                    assert!(checks::catalogue::names().any(|n| n == name), "{name} in {}", path.display());
+                }
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}");
 }

@@ -234,10 +234,13 @@ impl<R: BufRead> Iterator for Reader<R> {
     }
 }
 
-/// The first 80 characters, for error messages.
+/// The first 80 characters, for error messages; control characters as `\u{1b}`, so that a terminal shows them.
 fn excerpt(text: &str) -> String {
-    let mut out: String = text.chars().take(80).collect();
-    if out.len() < text.len() {
+    let mut out = String::new();
+    for c in text.chars().take(80) {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    if text.chars().nth(80).is_some() {
         out.push('…');
     }
     out

@@ -163,3 +163,12 @@ fn a_batched_writer_hands_over_whole_records_together() {
     assert_eq!(writes.iter().map(|b| b.iter().filter(|c| **c == b'\n').count()).collect::<Vec<_>>(), [10, 2]);
     assert!(writes.iter().all(|b| b.ends_with(b"\n")));
 }
+
+#[test]
+fn control_bytes_of_bad_input_never_reach_the_terminal() {
+    let line = "no json \u{1b}[31mred\u{7}\u{9b}\n";
+    let e = cute_records::Reader::new("x", line.as_bytes()).next().unwrap().unwrap().parse().unwrap_err();
+    let said = e.to_string();
+    assert!(said.contains("no json \\u{1b}[31mred\\u{7}\\u{9b}"), "{said}");
+    assert!(!said.chars().any(char::is_control), "{said:?}");
+}

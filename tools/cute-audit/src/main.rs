@@ -7,7 +7,6 @@
 
 mod sources;
 
-use anyhow::Context;
 use clap::Parser;
 use cute_cli::{Config, Exit};
 use cute_evidence::checks::pipe::Outlet;
@@ -139,7 +138,9 @@ fn show(tables: &[report::Table], markdown: Option<&std::path::Path>) -> anyhow:
     };
     match markdown {
         Some(path) if path != std::path::Path::new("-") => {
-            std::fs::write(path, text.concat()).with_context(|| format!("cannot write {}", path.display()))
+            // A closed pipe here must not read as "the reader has seen enough, exit 0".
+            report::file::write(path, text.concat().as_bytes())
+                .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", path.display()))
         }
         // Nobody may be reading stderr either; that is no reason to fail.
         _ => {

@@ -78,6 +78,10 @@ fn main() -> ExitCode {
 }
 
 fn verdict(args: Args, config: Config) -> anyhow::Result<Exit> {
+    anyhow::ensure!(
+        args.report.as_ref().is_none_or(|path| path.as_os_str() != "-"),
+        "--report -: stdout carries the records; name a file for the page"
+    );
     let mut out = Outlet::new(cute_cli::stdout());
     let mut case = Case::default();
     out.write(&Record::Run(config.run()))?;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use cute_evidence::checks::Case;
 use cute_evidence::gates::{Judgment, seed};
-use cute_evidence::report::{Table, html, table, tables};
+use cute_evidence::report::{Table, file, html, table, tables};
 use std::io::Write;
 use std::path::Path;
 
@@ -23,27 +23,8 @@ pub fn all(args: &super::Args, case: &Case, j: &Judgment) -> anyhow::Result<()> 
 
 /// Writes the HTML report, whole or not at all.
 fn report(path: &Path, case: &Case, j: &Judgment) -> anyhow::Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    };
-    let what = || format!("cannot write the report {}", path.display());
-    let mut file =
-        tempfile::Builder::new().prefix(".report").suffix(".html.tmp").tempfile_in(dir).with_context(what)?;
-    file.write_all(html::page(case, j).as_bytes()).with_context(what)?;
-    open_to_readers(file.as_file()).with_context(what)?;
-    file.persist(path).with_context(what)?;
-    Ok(())
-}
-
-/// A temporary file is private; a report is for everybody who may read the folder.
-fn open_to_readers(file: &std::fs::File) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    Ok(())
+    file::write(path, html::page(case, j).as_bytes())
+        .with_context(|| format!("cannot write the report {}", path.display()))
 }
 
 /// Writes the original scripts' verdict.json fields.
@@ -65,7 +46,7 @@ fn tables(case: &Case, j: &Judgment, markdown: Option<&Path>) -> anyhow::Result<
 fn to(path: Option<&Path>, text: &str) -> anyhow::Result<()> {
     match path {
         Some(path) if path != Path::new("-") => {
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+            file::write(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
         }
         _ => {
             let _ = std::io::stderr().write_all(text.as_bytes());

@@ -295,3 +295,46 @@ fn a_full_disk_leaves_a_failure_a_failure_and_takes_a_pass_away() {
         assert!(String::from_utf8_lossy(&out.stderr).contains("cannot write records"));
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_report_goes_where_it_was_asked_for_and_replaces_nothing_but_a_file() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let report = |flag: &str, path: &Path| verdict(&["-q", flag, path.to_str().unwrap()], &stream(&[9]));
+
+    std::fs::write(at("real.html"), "old").unwrap();
+    symlink("real.html", at("link.html")).unwrap();
+    symlink("new.html", at("dangling.html")).unwrap();
+    for (link, real) in [("link.html", "real.html"), ("dangling.html", "new.html")] {
+        assert_eq!(report("--report", &at(link)).0, 0);
+        assert!(at(link).is_symlink(), "{link} is still a link");
+        assert!(std::fs::read_to_string(at(real)).unwrap().ends_with("</html>"));
+    }
+
+    for flag in ["--report", "--seed-compat"] {
+        let fifo = at(&format!("fifo{flag}"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let reader = {
+            let fifo = fifo.clone();
+            std::thread::spawn(move || std::fs::read_to_string(fifo).unwrap())
+        };
+        assert_eq!(report(flag, &fifo).0, 0);
+        assert!(std::fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo(), "{flag}: still a pipe");
+        assert!(!reader.join().unwrap().is_empty());
+    }
+
+    std::fs::write(at("kept.html"), "kept").unwrap();
+    std::fs::set_permissions(at("kept.html"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    for flag in ["--report", "--seed-compat"] {
+        let (code, _, stderr) = report(flag, &at("kept.html"));
+        assert_eq!(code, 2);
+        assert!(stderr.contains("kept.html") && stderr.contains("read-only"), "{stderr}");
+    }
+    assert_eq!(std::fs::read_to_string(at("kept.html")).unwrap(), "kept");
+
+    let (code, _, stderr) = report("--report", Path::new("-"));
+    assert_eq!(code, 2);
+    assert!(stderr.contains("stdout carries the records"), "{stderr}");
+}

@@ -94,6 +94,62 @@ pub const CHECKS: &[Entry] = &[
     ("pool_not_exposed", "info", "every offset of this pool fits a signed 32-bit index"),
 ];
 
+/// Names that others than the checks above write: result files, logs, region buffers, comparisons of legs, the loader and
+/// the engine. A test holds this list against the sources.
+pub const OTHERS: &[&str] = &[
+    "bad_arm",
+    "bad_field",
+    "bad_input",
+    "bad_row",
+    "commit_mismatch",
+    "coop_not_built",
+    "count_mismatch",
+    "digest_mismatch",
+    "dispatch_line_malformed",
+    "file_cut_off",
+    "gate_contradicts_runs",
+    "identical_totals",
+    "invalid_utf8",
+    "knob_changes_within_leg",
+    "knob_without_effect",
+    "label_mismatch",
+    "layer_unknown",
+    "length_differs",
+    "malformed_knob",
+    "model_differs",
+    "no_rows",
+    "non_finite_weights",
+    "not_a_single_variable_comparison",
+    "one_boot_per_leg",
+    "pool_figures_disagree",
+    "pool_not_derived",
+    "record_contradicts_log",
+    "region_active_blocks",
+    "region_coverage",
+    "region_empty",
+    "region_last_slice_only",
+    "region_layout_unknown",
+    "region_overlap",
+    "region_row_torn",
+    "region_stale_row",
+    "region_sum_is_no_span",
+    "region_zero_durations",
+    "requested_not_effective",
+    "results_disagree",
+    "settings_differ",
+    "several_filters",
+    "several_legs",
+    "status_contradicts_answer",
+    "unreadable_file",
+    "vacuous_gate",
+];
+
+/// Every name a finding may bear.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let listed = CHECKS.iter().flat_map(|(name, ..)| name.split(", "));
+    listed.chain(OTHERS.iter().copied()).chain(super::EVIDENCE_MISSING.iter().copied())
+}
+
 /// The table as it stands in `docs/GATES.md`.
 pub fn markdown() -> String {
     let mut out = String::from("| check | severity | what it says |\n|---|---|---|\n");

@@ -9,6 +9,7 @@
 
 use super::metric::{METRICS, Unit};
 use super::{Ask, Subject};
+use crate::checks::catalogue;
 use crate::detect::Label;
 use std::cmp::Ordering;
 
@@ -136,7 +137,8 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let word = self.take(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E'));
         match word.parse::<f64>() {
-            Ok(x) if x.is_finite() => Ok(x),
+            // minus zero is zero
+            Ok(x) if x.is_finite() => Ok(x + 0.0),
             _ if word.is_empty() => self.fail(start, format!("expected {what}")),
             _ => self.fail(start, format!("{word:?} is no number: expected {what}")),
         }
@@ -178,6 +180,12 @@ pub fn parse(text: &str) -> Result<Ask, GateError> {
         if den <= 0.0 {
             return c.fail(at, "a share of nothing: expected a number above 0");
         }
+        if den.fract() != 0.0 {
+            return c.fail(at, "a number of questions is a whole number");
+        }
+        if first.fract() != 0.0 {
+            return c.fail(value_at, "a count is a whole number");
+        }
         Threshold::Share { num: first, den }
     } else if c.eat("%") {
         Threshold::Share { num: first, den: 100.0 }
@@ -203,7 +211,7 @@ pub fn parse(text: &str) -> Result<Ask, GateError> {
         return c.fail(value_at, "no metric is ever below 0: this gate could not fail, or not pass");
     }
     scale(&c, value_at, &subject, threshold)?;
-    vacuous(&c, at, op, threshold)?;
+    vacuous(&c, at, &subject, op, threshold)?;
     Ok(Ask { text: text.trim().to_owned(), metric: subject, op, threshold })
 }
 
@@ -212,6 +220,10 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
         if check.is_empty() {
             return c
                 .fail(start + word.len(), "expected the name of a check, e.g. finding.fingerprint_differs");
+        }
+        if !catalogue::names().any(|n| n == check) {
+            let message = format!("no check {check:?}: docs/GATES.md lists them{}", nearest(check));
+            return c.fail(start + 8, message);
         }
         return Ok(Subject::Finding(check.to_owned()));
     }
@@ -259,18 +271,76 @@ fn scale(c: &Cursor<'_>, at: usize, subject: &Subject, threshold: Threshold) -> 
         (Unit::Number | Unit::Probability, Threshold::Share { den, .. }) if den != 100.0 => {
             c.fail(at, "this metric is no count of questions: expected a plain number")
         }
+        (Unit::Count, Threshold::Share { .. }) if !shares(subject) => {
+            c.fail(at, "this metric is no share of anything: expected a whole number")
+        }
         (Unit::Count, Threshold::Number(x)) if x.fract() != 0.0 => c.fail(at, "a count is a whole number"),
         _ => Ok(()),
     }
 }
 
-/// Gates that no evidence could fail are refused.
-fn vacuous(c: &Cursor<'_>, at: usize, op: Op, threshold: Threshold) -> Result<(), GateError> {
-    if op == Op::AtLeast && threshold.value() <= 0.0 {
-        return c.fail(at, "at least 0 is always true: this gate could not fail");
+/// True for counts that are counted out of something that was asked.
+fn shares(subject: &Subject) -> bool {
+    const NONE: [&str; 6] =
+        ["runs", "dispatch_records", "model_digest", "server_alive", "findings", "warnings"];
+    match subject {
+        Subject::Metric(m) => !NONE.contains(&m.name),
+        Subject::Finding(_) => false,
+        Subject::Event(_) | Subject::Label(_) => true,
     }
-    if matches!(threshold, Threshold::Share { .. }) && op == Op::AtMost && threshold.value() >= 1.0 {
-        return c.fail(at, "at most all of them is always true: this gate could not fail");
+}
+
+/// The names that share a word with what was typed.
+fn nearest(check: &str) -> String {
+    let shares = |n: &&str| n.split('_').any(|w| w.len() > 3 && check.contains(w));
+    let mut close: Vec<&str> = catalogue::names().filter(shares).collect();
+    close.sort_unstable();
+    close.dedup();
+    if close.is_empty() { String::new() } else { format!(", among them {}", close.join(", ")) }
+}
+
+/// Gates that no evidence could fail, or let pass, are refused.
+fn vacuous(
+    c: &Cursor<'_>,
+    at: usize,
+    subject: &Subject,
+    op: Op,
+    threshold: Threshold,
+) -> Result<(), GateError> {
+    let (name, unit) = match subject {
+        Subject::Metric(m) => (m.name, m.unit),
+        Subject::Finding(_) | Subject::Event(_) | Subject::Label(_) => ("", Unit::Count),
+    };
+    let part = matches!(threshold, Threshold::Share { .. }) && matches!(unit, Unit::Share | Unit::Count);
+    let most = match name {
+        "server_alive" => 1.0,
+        "pool_left_percent" => 100.0,
+        _ if part || matches!(unit, Unit::Share | Unit::Probability) => 1.0,
+        _ => f64::INFINITY,
+    };
+    // None of these is read as zero: what is not there at all is missing evidence.
+    let least = if ["runs", "dispatch_records", "model_digest"].contains(&name) { 1.0 } else { 0.0 };
+    let x = threshold.value();
+    let never = match op {
+        Op::AtLeast => x > most,
+        Op::More => x >= most,
+        Op::AtMost => x < least,
+        Op::Less => x <= least,
+        Op::Equal => x < least || x > most,
+        Op::NotEqual => false,
+    };
+    if never {
+        return c.fail(at, format!("values lie between {least} and {most}: this gate could not pass"));
     }
-    Ok(())
+    match op {
+        Op::AtLeast if x <= 0.0 => c.fail(at, "at least 0 is always true: this gate could not fail"),
+        Op::AtMost if x >= most => c.fail(at, "at most all of them is always true: this gate could not fail"),
+        Op::Less if x > most => {
+            c.fail(at, "less than more than all is always true: this gate could not fail")
+        }
+        Op::NotEqual if x < least || x > most => {
+            c.fail(at, "no such value is ever read: this gate could not fail")
+        }
+        _ => Ok(()),
+    }
 }
