@@ -181,3 +181,18 @@ fn the_power_of_a_gate_is_stated_exactly() {
     // 0.9 of 49 questions is 44.1: at least 45 of them.
     assert_eq!(power::Power::of_ratio(45, 50, 49, 1).k, 45);
 }
+
+#[test]
+fn a_gate_that_sees_nearly_every_drop_does_not_say_only() {
+    let gate = |k, n| power::Power { k, n, runs: 1 };
+    assert!(gate(45, 50).sentence(0.96, 0.90).contains("in only 38 %"));
+    let sure = gate(480, 500).sentence(0.96, 0.80);
+    assert!(!sure.contains("only") && sure.contains("in 100 % of runs"), "{sure}");
+}
+
+#[test]
+fn p_values_are_decimals_until_they_are_tiny() {
+    let p_value = cute_evidence::stats::power::p_value;
+    assert_eq!([p_value(1.0), p_value(0.0312), p_value(0.001)], ["1.000", "0.031", "0.001"]);
+    assert_eq!(p_value(1.24e-9), "1.2e-9");
+}
