@@ -27,7 +27,7 @@ fn started(checkpoint: &Checkpoint, n: usize, fusion: bool) -> Engine<Cpu> {
         let params = SamplingParams { max_tokens: NEW + 1, ignore_eos: true, ..SamplingParams::default() };
         engine.add(Request { id: String::new(), ordinal, prompt, params }).expect("a request");
     }
-    engine.step(&mut |_| ()).expect("prefill");
+    rayon::scope(|_| engine.step(&mut |_| ())).expect("prefill");
     engine
 }
 
@@ -40,7 +40,9 @@ fn decode(c: &mut Criterion) {
         for n in [1, 8] {
             group.throughput(Throughput::Elements((n * NEW) as u64));
             group.bench_function(BenchmarkId::new(path, n), |b| {
-                let run = |mut engine: Engine<Cpu>| while engine.step(&mut |_| ()).expect("a step") {};
+                let run = |mut engine: Engine<Cpu>| {
+                    rayon::scope(|_| while engine.step(&mut |_| ()).expect("a step") {})
+                };
                 b.iter_batched(|| started(&checkpoint, n, fusion), run, BatchSize::PerIteration);
             });
         }

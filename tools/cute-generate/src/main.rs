@@ -82,7 +82,8 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         out.write(&Record::Finding(finding))?;
     }
     out.write(&Record::Pool(server.pool()))?;
-    let refused = server.run(&input.prompts, &mut out)?;
+    // inside the pool, so that the engine's parallel loops start without waking a thread from outside
+    let refused = rayon::scope(|_| server.run(&input.prompts, &mut out))?;
     server.report(&mut out)?;
     let reason = (input.bad > 0).then(|| format!("{} line(s) of the input could not be read", input.bad));
     out.end_with(End {

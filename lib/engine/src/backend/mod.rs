@@ -166,6 +166,8 @@ pub trait Backend: Sized {
     fn buf(&self, rows: usize, width: usize) -> Result<Self::Buf, Error>;
     /// Loads a vector.
     fn vector(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
+    /// Loads the taps of a convolution, `[C, 1, K]`.
+    fn taps(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
     /// Loads matrices with equal `in`, stacked by rows.
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.

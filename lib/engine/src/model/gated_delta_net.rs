@@ -34,7 +34,7 @@ impl<B: Backend> GatedDeltaNet<B> {
                 "in_proj_b.weight",
                 "in_proj_a.weight",
             ])?,
-            conv1d: load.vector("conv1d.weight")?,
+            conv1d: load.taps("conv1d.weight")?,
             a_log: load.vector("A_log")?,
             dt_bias: load.vector("dt_bias")?,
             norm: load.vector("norm.weight")?,

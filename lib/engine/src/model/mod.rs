@@ -101,6 +101,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn vector(&self, name: &str) -> Result<B::Vector, Error> {
         self.backend.vector(&self.tensor(name)?)
     }
+    fn taps(&self, name: &str) -> Result<B::Vector, Error> {
+        self.backend.taps(&self.tensor(name)?)
+    }
     /// Several matrices stacked by rows: one product instead of many, the same sums.
     fn matrix(&self, names: &[&str]) -> Result<B::Matrix, Error> {
         let tensors = names.iter().map(|n| self.tensor(n)).collect::<Result<Vec<_>, _>>()?;

@@ -1,3 +1,5 @@
+//! The geometry of pools, derived from figures: what comes out, and what is refused.
+
 use super::*;
 
 /// The incident's kind of boot: 16 attention layers, three state groups beside them.

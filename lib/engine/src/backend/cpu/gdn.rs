@@ -12,7 +12,7 @@ use std::ops::Range;
 /// State elements below which another thread costs more than it brings.
 const PARALLEL: usize = 1 << 15;
 
-/// `c_t = SiLU(Σ_τ w[τ] u_{t−K+1+τ})` for the rows of one sequence. `w` is `[C, K]`, `state` the last
+/// `c_t = SiLU(Σ_τ w[τ] u_{t−K+1+τ})` for the rows of one sequence. `w` is `[K, C]`, `state` the last
 /// K − 1 inputs `[K − 1, C]`, oldest first; it is advanced.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2", "aarch64+neon"))]
 pub(super) fn causal_conv1d(
@@ -27,12 +27,12 @@ pub(super) fn causal_conv1d(
     for row in rows {
         let u = &proj.row(row)[..c];
         let out = &mut qkv.row_mut(row)[..c];
-        for j in 0..c {
-            let mut sum = 0.0;
-            for tau in 0..k - 1 {
-                sum += w[j * k + tau] * state[tau * c + j];
+        out.fill(0.0);
+        let inputs = state.chunks_exact(c).chain(std::iter::once(u));
+        for (w, u) in w.chunks_exact(c).zip(inputs) {
+            for ((out, w), u) in out.iter_mut().zip(w).zip(u) {
+                *out += w * u;
             }
-            out[j] = sum + w[j * k + k - 1] * u[j];
         }
         out.iter_mut().for_each(|x| *x = math::silu(*x));
         if k > 1 {

@@ -85,6 +85,12 @@ impl Backend for Cpu {
     fn vector(&self, tensor: &Tensor) -> Result<Vec<f32>, Error> {
         Ok(tensor.to_f32())
     }
+    fn taps(&self, tensor: &Tensor) -> Result<Vec<f32>, Error> {
+        // kept tap by tap, [K, C], so that neighbouring channels are neighbours in memory
+        let kernel = tensor.shape.last().copied().unwrap_or(1).max(1);
+        let w = tensor.to_f32();
+        Ok((0..kernel).flat_map(|tap| w.iter().skip(tap).step_by(kernel).copied()).collect())
+    }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
         Matrix::stack(tensors)
     }
