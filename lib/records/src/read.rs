@@ -192,6 +192,11 @@ impl<R: BufRead> Reader<R> {
                 |text| Line { file: self.file.clone(), line: self.line, byte: start, text, terminated };
             return Some(match String::from_utf8(bytes) {
                 Ok(text) => Ok(line(text)),
+                // cut off within a character: what stands before it is the torn line
+                Err(e) if !terminated && e.utf8_error().error_len().is_none() => {
+                    let whole = e.utf8_error().valid_up_to();
+                    Ok(line(String::from_utf8_lossy(&e.as_bytes()[..whole]).into_owned()))
+                }
                 Err(e) => {
                     let at = e.utf8_error().valid_up_to();
                     let text = String::from_utf8_lossy(e.as_bytes()).into_owned();

@@ -97,6 +97,14 @@ fn a_line_without_newline_was_cut_off() {
 }
 
 #[test]
+fn a_stream_cut_within_a_character_was_cut_off() {
+    let lines = read("{\"type\":\"x\",\"text\":\"é".as_bytes()[..21].to_vec());
+    let line = lines[0].as_ref().unwrap();
+    assert!(!line.terminated && line.text.ends_with('"'), "{line:?}");
+    assert!(line.parse().unwrap_err().to_string().contains("cut off"));
+}
+
+#[test]
 fn unknown_fields_and_types_are_forwarded_byte_for_byte() {
     let text = "{\"v\":1,  \"type\":\"end\",\"tool\":\"t\",\"complete\":true,\"counts\":{},\"new\":1.50}\n{\"type\":\"later\",\"x\":1e2}\n";
     let sink = Sink::default();
