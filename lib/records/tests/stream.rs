@@ -98,7 +98,7 @@ fn a_line_without_newline_was_cut_off() {
 
 #[test]
 fn a_stream_cut_within_a_character_was_cut_off() {
-    let lines = read("{\"type\":\"x\",\"text\":\"é".as_bytes()[..21].to_vec());
+    let lines = read(&"{\"type\":\"x\",\"text\":\"é".as_bytes()[..21]);
     let line = lines[0].as_ref().unwrap();
     assert!(!line.terminated && line.text.ends_with('"'), "{line:?}");
     assert!(line.parse().unwrap_err().to_string().contains("cut off"));
