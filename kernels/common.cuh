@@ -1,0 +1,139 @@
+// common: what every kernel uses. Plain CUDA C++, no toolkit headers; NVRTC knows the vector types and the maths functions.
+//
+// Each helper that is PTX here has a body in emulate.h too, so that a host compiler can run the same kernels
+// (CUTE_EMULATED). All offsets are 64 bits wide.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define WARP 32
+#define FULL 0xffffffffu
+
+#ifndef CUTE_EMULATED
+
+// Dynamic shared memory of the block.
+extern __shared__ float4 cute_smem_[];
+#define SMEM ((char*)cute_smem_)
+// Names a kernel to the emulator; nothing to do here.
+#define EXPORT(name)
+
+// 16 bytes of a weight: read once, so not kept in L1.
+__device__ __forceinline__ uint4 load_weight(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+// 16 bytes written by another block: past L1.
+__device__ __forceinline__ uint4 load_l2(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+__device__ __forceinline__ float load_l2(const float* p) {
+    float v;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+}
+// Two floats rounded to nearest even: `lo` in the lower half.
+__device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
+    u32 v;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(hi), "f"(lo));
+    return v;
+}
+// Two floats to e4m3, saturating: `lo` in the lower byte.
+__device__ __forceinline__ u16 pack_e4m3(float lo, float hi) {
+    u16 v;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(v) : "f"(hi), "f"(lo));
+    return v;
+}
+// Two e4m3 to f16x2, exact.
+__device__ __forceinline__ u32 unpack_e4m3(u16 x) {
+    u32 v;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(v) : "h"(x));
+    return v;
+}
+__device__ __forceinline__ float f16_to_f32(u16 x) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(x));
+    return v;
+}
+// c += a b for bf16 operands: a is 16 × 16, b 16 × 8, c 16 × 8, spread over the warp as PTX says.
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Lets the next kernel of the stream start its independent part.
+__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
+// Waits until the kernels before this one have ended and their writes are visible.
+__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ u32 load_acquire(const u32* p) {
+    u32 v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+// Asks for `bytes` (a multiple of 16) at `p` to be in L2 soon.
+__device__ __forceinline__ void prefetch_l2(const void* p, u32 bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+}
+__device__ __forceinline__ u64 global_timer() {
+    u64 t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
+// What a loop that waits for another block does between looks.
+__device__ __forceinline__ void relax() {}
+
+#endif
+
+__device__ __forceinline__ float bf16_lo(u32 x) { return __uint_as_float(x << 16); }
+__device__ __forceinline__ float bf16_hi(u32 x) { return __uint_as_float(x & 0xffff0000u); }
+
+// Sum over the warp, the same tree in every lane.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(FULL, x, o);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int o = 16; o; o >>= 1) {
+        float y = __shfl_xor_sync(FULL, x, o);
+        x = (y > x || y != y) ? y : x; // a NaN must reach the output
+    }
+    return x;
+}
+// Sum over a block of THREADS threads; `scratch` holds THREADS / 32 floats. Two barriers.
+template <int THREADS> __device__ __forceinline__ float block_sum(float x, float* scratch) {
+    x = warp_sum(x);
+    if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = x;
+    __syncthreads();
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < THREADS / 32; i++) sum += scratch[i];
+    __syncthreads();
+    return sum;
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
+// ln(1 + e^x), linear above 20.
+__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+// Barrier of the whole grid. `count` grows by gridDim.x each time; `*generation` counts this block's barriers.
+__device__ __forceinline__ void grid_barrier(u32* count, u32& target) {
+    target += gridDim.x;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(count, 1u);
+        while (load_acquire(count) < target) relax();
+    }
+    __syncthreads();
+}
