@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How a full-attention layer's attention and MLP are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
     /// one cooperative launch
     Coop,
@@ -152,6 +152,13 @@ impl<B: Backend> Dispatcher<B> {
     /// The fault that makes every cooperative launch fail is on.
     pub(crate) fn coop_launch_fails(&self) -> bool {
         self.coop_launch_fails
+    }
+
+    /// Whether gated-delta-net layers run as one cooperative launch in this step.
+    pub(crate) fn coop_gdn(&self, backend: &B, batch: &Batch) -> bool {
+        self.knobs.coop_gdn
+            && batch.kind == BatchKind::Decode
+            && backend.coop_blocks(batch.segments.len()) <= self.resident_cap
     }
 
     /// Applies the rule to a layer and a batch.

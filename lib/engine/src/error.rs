@@ -39,6 +39,9 @@ pub enum Error {
         /// the position
         position: usize,
     },
+    /// the device, its driver or its compiler
+    #[error("{0}")]
+    Device(String),
     /// a pool entry that is not what its user believes
     #[error("{0}")]
     Ownership(String),

@@ -49,7 +49,7 @@ fn logits(checkpoint: &Checkpoint, e: &Expected, cuts: &[usize]) -> Vec<f32> {
     let cpu = Cpu::default();
     let len = e.input_ids.len();
     let model = Model::load(&cpu, checkpoint, len).unwrap();
-    let shape = CacheShape { num_pages: 8, page_size: 64, kv_dtype: KvDtype::F32, num_slots: 2 };
+    let shape = CacheShape { num_pages: 8, page_size: 64, kv_dtype: KvDtype::F32, num_slots: 2, max_rows: len, max_len: len };
     let mut cache = cpu.cache(&checkpoint.config, shape).unwrap();
     let mut scratch = Scratch::new(&cpu, &checkpoint.config, len, len).unwrap();
     let mut dispatcher =

@@ -5,10 +5,11 @@
 //! definition and a faster backend proves itself against it.
 
 pub mod cpu;
+pub mod cuda;
 mod fused;
 
 pub use cpu::Cpu;
-pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
+pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -47,6 +48,10 @@ pub struct CacheShape {
     pub kv_dtype: KvDtype,
     /// recurrent slots, the reserved slot 0 included
     pub num_slots: usize,
+    /// most rows of a step
+    pub max_rows: usize,
+    /// most tokens of a sequence
+    pub max_len: usize,
 }
 
 impl CacheShape {
@@ -361,6 +366,10 @@ pub trait Backend: Sized {
         batch: &Batch,
     ) -> Result<(), Error> {
         fused::coop_layer(self, layer, ws, batch)
+    }
+    /// Fused: a whole gated-delta-net layer of a decode step.
+    fn coop_gdn(&self, layer: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
+        fused::coop_gdn(self, layer, batch)
     }
 }
 
