@@ -63,7 +63,7 @@ __device__ __forceinline__ void kv_store(char* head, u32 i, float x) {
 
 // Norms and rotates one head of q or k (by one warp, in place), or writes v; k and v also go to their page.
 // `item` counts query heads, then key heads, then value heads. `scratch` holds HD floats for the warp.
-__device__ __forceinline__ void qk_norm_rope_kv(float* proj, const float* q_norm, const float* k_norm, const float* cos,
+__device__ __forceinline__ void prepare_head(float* proj, const float* q_norm, const float* k_norm, const float* cos,
                                                 const float* sin, void* pool, const u32* pages, u32 layer, u32 position,
                                                 u32 item, float eps, float* scratch) {
     constexpr int STEPS = (HD + 31) / 32;

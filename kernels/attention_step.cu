@@ -14,7 +14,7 @@ extern "C" __global__ void qk_norm_rope_kv(float* proj, const float* q_norm, con
     wait_for_previous();
     u32 item = blockIdx.x * 4 + threadIdx.x / 32, row = blockIdx.y;
     if (item >= NH + 2 * NKV) return;
-    qk_norm_rope_kv(proj + (u64)row * ldp, q_norm, k_norm, cos, sin, pool, pages + (u64)segment[row] * max_pages, layer,
+    prepare_head(proj + (u64)row * ldp, q_norm, k_norm, cos, sin, pool, pages + (u64)segment[row] * max_pages, layer,
                     positions[row], item, eps, (float*)SMEM + threadIdx.x / 32 * HD);
 }
 EXPORT(qk_norm_rope_kv)

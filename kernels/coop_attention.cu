@@ -36,7 +36,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
     ENTER(1);
     for (u32 i = b * LINEAR_WARPS + warp; i < rows * (NH + 2 * NKV); i += blocks * LINEAR_WARPS) {
         u32 row = i / (NH + 2 * NKV);
-        qk_norm_rope_kv(proj + (u64)row * ldp, q_norm, k_norm, cos, sin, pool, pages + (u64)row * max_pages, layer,
+        prepare_head(proj + (u64)row * ldp, q_norm, k_norm, cos, sin, pool, pages + (u64)row * max_pages, layer,
                         positions[row], i % (NH + 2 * NKV), eps, (float*)smem + warp * HD);
     }
     LEAVE(1);

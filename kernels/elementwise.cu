@@ -35,12 +35,12 @@ extern "C" __global__ void gather(float* out, const float* slots, u32 count, u32
 }
 EXPORT(gather)
 
-extern "C" __global__ void select(float* out, const float* x, const u32* rows, u32 width, u32 ldo, u32 ldx) {
+extern "C" __global__ void select_rows(float* out, const float* x, const u32* rows, u32 width, u32 ldo, u32 ldx) {
     launch_dependents();
     wait_for_previous();
     if (COLUMN < width) out[(u64)blockIdx.y * ldo + COLUMN] = x[(u64)rows[blockIdx.y] * ldx + COLUMN];
 }
-EXPORT(select)
+EXPORT(select_rows)
 
 // out[row, o] += Σ x[row, k] w[o, k] over from ≤ k < to; a warp an output.
 extern "C" __global__ void linear_partial(float* out, const float* x, const u16* w, u32 from, u32 to, u32 n, u32 pieces,

@@ -6,13 +6,16 @@
 
 mod batch;
 mod cache;
+pub mod emulated;
 mod fused;
 pub mod gpu;
 mod ops;
+pub mod sources;
 pub mod units;
 mod weights;
 
 pub use cache::Cache;
+pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 
 use super::CacheShape;

@@ -240,7 +240,7 @@ impl Backend for Cuda {
     fn select(&self, out: &mut Buf, x: &Buf, rows: &[usize]) -> Result<(), Error> {
         let at = self.on_batch(|b| b.logit_rows())?;
         let args = [ptr(out.at), ptr(x.at), ptr(at), int(out.width), int(out.ld), int(x.ld)];
-        self.elementwise("select", out.width, rows.len(), &args)
+        self.elementwise("select_rows", out.width, rows.len(), &args)
     }
 
     fn qk_norm_rope_kv(
