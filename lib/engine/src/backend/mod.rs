@@ -181,6 +181,8 @@ pub trait Backend: Sized {
     fn taps(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
     /// Loads matrices with equal `in`, stacked by rows.
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
+    /// A bf16 matrix of `outputs` rows of random weights with variance `1 / inputs`, for measurements.
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.

@@ -79,7 +79,7 @@ impl Backend for Cuda {
     type Rope = Rope;
 
     fn name(&self) -> String {
-        self.gpu.name()
+        self.gpu().name()
     }
     fn resident_cap(&self) -> usize {
         self.multiprocessors as usize
@@ -93,12 +93,11 @@ impl Backend for Cuda {
         let bytes = rows
             .checked_mul(ld * 4)
             .ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
-        let at = self.gpu.alloc(bytes.max(4))?;
-        self.gpu.fill(at, 0, bytes)?;
+        let at = self.memory.zeroed(bytes)?;
         Ok(Buf { at, rows, width, ld })
     }
     fn vector(&self, tensor: &Tensor) -> Result<Vector, Error> {
-        Vector::load(&*self.gpu, &tensor.to_f32())
+        Vector::load(&self.memory, &tensor.to_f32())
     }
     fn taps(&self, tensor: &Tensor) -> Result<Vector, Error> {
         // tap by tap, [K, C], so that neighbouring channels are neighbours in memory
@@ -106,22 +105,37 @@ impl Backend for Cuda {
         let w = tensor.to_f32();
         let by_tap: Vec<f32> =
             (0..kernel).flat_map(|tap| w.iter().skip(tap).step_by(kernel).copied()).collect();
-        Vector::load(&*self.gpu, &by_tap)
+        Vector::load(&self.memory, &by_tap)
     }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
-        Matrix::load(&*self.gpu, tensors)
+        Matrix::load(&self.memory, tensors)
+    }
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
+        let matrix = Matrix::alloc(&self.memory, outputs, inputs, 1)?;
+        let scale = (12.0 / inputs as f32).sqrt();
+        let args = [
+            ptr(matrix.at),
+            Arg::U64(outputs as u64 * matrix.kp() as u64),
+            int(matrix.k),
+            int(matrix.kp()),
+            Arg::F32(scale),
+            Arg::U32(seed as u32),
+        ];
+        let unit = (units::plain("elementwise.cu"), "random_weights");
+        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
+        Ok(matrix)
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
     }
     fn rope(&self, rope: crate::rope::Rope) -> Result<Rope, Error> {
         let (cos, sin) = rope.tables();
-        Ok(Rope { cos: Vector::load(&*self.gpu, cos)?.at, sin: Vector::load(&*self.gpu, sin)?.at })
+        Ok(Rope { cos: Vector::load(&self.memory, cos)?.at, sin: Vector::load(&self.memory, sin)?.at })
     }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         let rows = rows.min(buf.rows);
         let mut padded = vec![0f32; rows * buf.ld];
-        self.gpu.download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
+        self.gpu().download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
         Ok(padded.chunks_exact(buf.ld).flat_map(|row| &row[..buf.width]).copied().collect())
     }
     fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
@@ -129,26 +143,26 @@ impl Backend for Cuda {
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
-        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu.fill(at, 0, bytes))
+        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu().fill(at, 0, bytes))
     }
     fn slot_is_zero(&self, cache: &Cache, slot: u32) -> Result<bool, Error> {
         let flag = self.argmax;
-        self.gpu.fill(flag, 0, 4)?;
+        self.gpu().fill(flag, 0, 4)?;
         let kernel = self.kernel(units::plain("elementwise.cu"), "any_bits", 0)?;
         for (at, bytes) in cache.parts(slot) {
             let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
             let launch = super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
-            self.gpu.launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
+            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
         }
         let mut found = [0u8; 4];
-        self.gpu.download(&mut found, flag)?;
+        self.gpu().download(&mut found, flag)?;
         Ok(found == [0; 4])
     }
     fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
         let mut hasher = Hasher::new();
         for (at, bytes) in cache.parts(slot) {
             let mut part = vec![0; bytes];
-            self.gpu.download(&mut part, at)?;
+            self.gpu().download(&mut part, at)?;
             hasher.update(&part);
         }
         Ok(hasher.hex())
@@ -156,7 +170,7 @@ impl Backend for Cuda {
     fn fill_slot(&self, cache: &mut Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error> {
         for (at, bytes) in cache.parts(slot) {
             let part: Vec<f32> = (0..bytes / 4).map(|_| value()).collect();
-            self.gpu.upload(at, bytemuck::cast_slice(&part))?;
+            self.gpu().upload(at, bytemuck::cast_slice(&part))?;
         }
         Ok(())
     }
@@ -217,7 +231,7 @@ impl Backend for Cuda {
         self.elementwise("gather", out.width, rows, &args)
     }
     fn zero(&self, buf: &mut Buf, rows: usize) -> Result<(), Error> {
-        self.gpu.fill(buf.at, 0, rows * buf.ld * 4)
+        self.gpu().fill(buf.at, 0, rows * buf.ld * 4)
     }
     fn swiglu(&self, act: &mut Buf, gate_up: &Buf, rows: usize) -> Result<(), Error> {
         let args = [ptr(act.at), ptr(gate_up.at), int(act.width), int(act.ld), int(gate_up.ld)];
