@@ -1,0 +1,8 @@
+//! The CUDA backend: what it asks of a device, and the devices there are.
+
+pub mod emulated;
+pub mod gpu;
+pub mod sources;
+
+pub use emulated::Emulated;
+pub use gpu::Gpu;
