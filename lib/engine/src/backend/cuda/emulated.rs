@@ -187,7 +187,8 @@ impl State {
                 Arg::F32(x) => u64::from(x.to_bits()),
             })
             .collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let join = match launch.join {
             Join::Plain => 0,
             Join::Overlapped => 1,
@@ -280,7 +281,9 @@ impl Gpu for Emulated {
 
     fn kernel(&self, unit: &Unit, name: &str, smem: u32) -> Result<Kernel, Error> {
         if smem > SHARED_MEMORY {
-            return error(format!("kernel `{name}`: {smem} bytes of shared memory, a block has {SHARED_MEMORY}"));
+            return error(format!(
+                "kernel `{name}`: {smem} bytes of shared memory, a block has {SHARED_MEMORY}"
+            ));
         }
         self.compile(std::slice::from_ref(unit))?;
         let mut state = self.state("kernel")?;
@@ -291,8 +294,9 @@ impl Gpu for Emulated {
         // SAFETY: EXPORT defines both symbols with these types.
         let (entry, kinds) = unsafe {
             let entry = *library.get::<Entry>(format!("cute_launch_{name}")).map_err(missing)?;
-            let kinds =
-                library.get::<unsafe extern "C" fn() -> *const c_char>(format!("cute_kinds_{name}")).map_err(missing)?;
+            let kinds = library
+                .get::<unsafe extern "C" fn() -> *const c_char>(format!("cute_kinds_{name}"))
+                .map_err(missing)?;
             (entry, CStr::from_ptr(kinds()).to_string_lossy().into_owned())
         };
         state.kernels.push(Loaded { name: name.to_owned(), entry, kinds, smem });
@@ -380,7 +384,9 @@ fn check(kernel: &Loaded, launch: &Launch, args: &[Arg], resident: u32) -> Resul
         return error(format!("kernel `{name}`: {blocks} blocks are too many to emulate"));
     }
     if block == 0 || block > 1024 || block % 32 != 0 {
-        return error(format!("kernel `{name}`: blocks of {block} threads; it must be a multiple of 32, up to 1024"));
+        return error(format!(
+            "kernel `{name}`: blocks of {block} threads; it must be a multiple of 32, up to 1024"
+        ));
     }
     if smem > kernel.smem {
         return error(format!(

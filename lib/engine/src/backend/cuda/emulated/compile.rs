@@ -12,7 +12,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("fibers.h", include_str!("../../../../../../kernels/fibers.h")),
 ];
 
-/// Products and sums are never fused; a misaligned access ends in a trap, as on a device.
+/// Products and sums are never fused; a misaligned access ends in a trap, as on a device; a stack is 64 KiB.
 const FLAGS: &[&str] = &[
     "-O2",
     "-std=c++17",
@@ -26,7 +26,7 @@ const FLAGS: &[&str] = &[
     "-fsanitize=alignment",
     "-fsanitize-undefined-trap-on-error",
     "-DCUTE_EMULATED",
-    "-I.",
+    "-Werror=frame-larger-than=32768",
 ];
 
 /// A C++ compiler and its cache.

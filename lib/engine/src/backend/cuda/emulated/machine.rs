@@ -5,10 +5,13 @@ use super::memory::{Map, page};
 use crate::Error;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Bytes of a thread's stack. No multiple of a page: the tops of stacks should not all fall into one line of the cache.
 const STACK: usize = 64 * 1024 + 17 * 64;
+
+/// Inaccessible bytes before the first stack, a multiple of every page size.
+const BELOW: usize = 64 * 1024;
 
 /// What a launch is given; `fibers.h` has the same struct.
 #[repr(C)]
@@ -70,16 +73,19 @@ impl Machine {
         shape: &Shape,
         args: &mut [*mut c_void],
     ) -> Result<Result<(), Failure>, Error> {
+        // the libraries' variables are the process's, so launches take turns
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         catch_signals();
         let alive = if shape.join == 2 { shape.grid.iter().product::<u32>() as usize } else { 1 };
         let page = page();
         let stacks = (alive * shape.block as usize * STACK).next_multiple_of(page);
         let smem = (shape.smem as usize).next_multiple_of(page) + page;
-        let stacks = match self.stacks.take().filter(|map| map.len() >= stacks) {
+        let stacks = match self.stacks.take().filter(|map| map.len() >= BELOW + stacks) {
             Some(map) => map,
             None => {
-                let mut map = Map::new(stacks)?;
-                map.open(0, stacks)?;
+                let mut map = Map::new(BELOW + stacks)?;
+                map.open(BELOW, stacks)?;
                 map
             }
         };
@@ -94,7 +100,7 @@ impl Machine {
             }
         };
         let mut host = Host {
-            stacks: stacks.start(),
+            stacks: stacks.start().wrapping_add(BELOW),
             stack_bytes: STACK as u64,
             smem_end: smem_map.start().wrapping_add(smem - page),
             smem_stride: smem as u64,
@@ -108,8 +114,8 @@ impl Machine {
         RUNNING.set(std::ptr::null_mut());
         let address = ADDRESS.replace(0);
         self.smem = Some((smem_map, smem));
+        self.stacks = Some(stacks);
         if !failed {
-            self.stacks = Some(stacks); // else threads were left where they stood
             return Ok(Ok(()));
         }
         // SAFETY: the message is written by snprintf, which ends it.
@@ -117,10 +123,15 @@ impl Machine {
         Ok(Err(Failure { message, address: (address != 0).then_some(address) }))
     }
 
-    /// Where an address lies in the shared memory of `shape`, if it does.
+    /// Where an address lies in the shared memory of `shape` or in the stacks, if it does.
     pub fn describe(&self, shape: &Shape, address: u64) -> Option<String> {
+        let inside =
+            |map: &Map| (map.start() as u64..map.start() as u64 + map.len() as u64).contains(&address);
+        if self.stacks.as_ref().is_some_and(inside) {
+            return Some("below the stack: too many local variables".to_owned());
+        }
         let (map, stride) = self.smem.as_ref()?;
-        let at = address.checked_sub(map.start() as u64).filter(|at| *at < map.len() as u64)? % *stride as u64;
+        let at = inside(map).then(|| address - map.start() as u64)? % *stride as u64;
         let start = stride - page() - shape.smem.next_multiple_of(16) as usize;
         Some(format!("at {} of {} bytes of shared memory", at as i64 - start as i64, shape.smem))
     }
