@@ -69,6 +69,21 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// Copies 16 aligned bytes from device to shared memory while the thread goes on, past L1.
+__device__ __forceinline__ void cp_async16(void* smem, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(smem)), "l"(global) : "memory");
+}
+// Closes a group: this thread's copies since the last one. It may be empty.
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all but this thread's last N groups have arrived.
+template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+// Four 8 × 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 aligned bytes) and
+// receives in r[j] elements 2 (i % 4) and the next of row i / 4 of matrix j.
+__device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], const void* smem_row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((u32)__cvta_generic_to_shared(smem_row)) : "memory");
+}
 // Lets the next kernel of the stream start its independent part.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
 // Waits until the kernels before this one have ended and their writes are visible.
