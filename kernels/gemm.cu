@@ -32,31 +32,64 @@ __device__ __forceinline__ int place(int row, int chunk) {
     return row * (BK * 2) + (chunk ^ (row / (8 / CHUNKS) % CHUNKS)) * 16;
 }
 
-// C[m, n] and its right neighbour.
-__device__ __forceinline__ void store(void* C, i64 at, float x, float y, bool both) {
+// What C holds, and two neighbours of a row of it; `left` columns are left from the first of them on.
 #ifdef OUT_BF16
-    u16* c = (u16*)C + at;
-    if (both) *(u32*)c = pack_bf16(x, y);
-    else *c = (u16)pack_bf16(x, 0.0f);
+typedef u16 Out;
+static_assert(EPILOGUE != 1, "a residual is f32");
 #else
-    float* c = (float*)C + at;
-    if (both) {
+typedef float Out;
+#endif
+template <bool WHOLE> __device__ __forceinline__ float2 load_pair(const float* c, int left) {
+    if (WHOLE) return *(const float2*)c;
+    return make_float2(left > 0 ? c[0] : 0.0f, left > 1 ? c[1] : 0.0f);
+}
+template <bool WHOLE> __device__ __forceinline__ void store_pair(float* c, int left, float x, float y) {
+    if (WHOLE || left > 1) *(float2*)c = make_float2(x, y);
+    else if (left > 0) *c = x;
+}
+template <bool WHOLE> __device__ __forceinline__ void store_pair(u16* c, int left, float x, float y) {
+    if (WHOLE || left > 1) *(u32*)c = pack_bf16(x, y);
+    else if (left > 0) *c = (u16)pack_bf16(x, 0.0f);
+}
+
+// Stores a warp's sums, whose first row is m and first column n. WHOLE: all columns are inside C. The old values are all asked
+// for before the first is needed.
+template <bool WHOLE>
+__device__ __forceinline__ void finish(Out* C, float (&acc)[WM / 16][WN / 8][4], int m, int n, int M, int N, i64 ldc) {
+    m += threadIdx.x % WARP / 4, n += threadIdx.x % 4 * 2;
+    C += m * ldc + n;
 #if EPILOGUE == 1
-        float2 old = *(const float2*)c;
-        x += old.x, y += old.y;
+#pragma unroll
+    for (int i = 0; i < WM / 8; i++)
+        if (m + i * 8 < M) {
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++) {
+                float2 old = load_pair<WHOLE>(C + i * 8 * ldc + j * 8, N - n - j * 8);
+                acc[i / 2][j][i % 2 * 2] += old.x, acc[i / 2][j][i % 2 * 2 + 1] += old.y;
+            }
+        }
 #endif
-        *(float2*)c = make_float2(x, y);
-    } else {
-#if EPILOGUE == 1
-        x += *c;
+#pragma unroll
+    for (int i = 0; i < WM / 8; i++)
+        if (m + i * 8 < M) {
+            Out* c = C + i * 8 * ldc;
+            int e = i % 2 * 2;
+#if EPILOGUE == 2
+#pragma unroll
+            for (int j = 0; j < WN / 16; j++) {
+                const float *g = acc[i / 2][j * 2], *u = acc[i / 2][j * 2 + 1];
+                store_pair<WHOLE>(c + j * 8, N - n - j * 8, silu(g[e]) * u[e], silu(g[e + 1]) * u[e + 1]);
+            }
+#else
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++)
+                store_pair<WHOLE>(c + j * 8, N - n - j * 8, acc[i / 2][j][e], acc[i / 2][j][e + 1]);
 #endif
-        *c = x;
-    }
-#endif
+        }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-gemm(void* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc) {
+gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc) {
     // Rows vary fastest within a group of GROUP tiles: a tile of W is read by neighbours in time.
     int tiles_m = (M + BM - 1) / BM, tiles_n = (N + COLUMNS - 1) / COLUMNS;
     int group = blockIdx.x / (GROUP * tiles_n), rest = blockIdx.x % (GROUP * tiles_n);
@@ -137,24 +170,8 @@ gemm(void* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ld
         }
     }
 
-#pragma unroll
-    for (int i = 0; i < WM / 8; i++) {
-        int m = m0 + wm + i * 8 + lane / 4;
-        if (m >= M) continue;
-#if EPILOGUE == 2
-#pragma unroll
-        for (int j = 0; j < WN / 16; j++) {
-            int n = n0 + wn / 2 + j * 8 + lane % 4 * 2;
-            const float *g = &acc[i / 2][j * 2][i % 2 * 2], *u = &acc[i / 2][j * 2 + 1][i % 2 * 2];
-            if (n < N) store(C, m * ldc + n, silu(g[0]) * u[0], silu(g[1]) * u[1], n + 1 < N);
-        }
-#else
-#pragma unroll
-        for (int j = 0; j < WN / 8; j++) {
-            int n = n0 + wn + j * 8 + lane % 4 * 2;
-            if (n < N) store(C, m * ldc + n, acc[i / 2][j][i % 2 * 2], acc[i / 2][j][i % 2 * 2 + 1], n + 1 < N);
-        }
-#endif
-    }
+    int m = m0 + wm, n = n0 + wn * COLUMNS / BN;
+    if (n0 + COLUMNS <= N) finish<true>(C, acc, m, n, M, N, ldc);
+    else finish<false>(C, acc, m, n, M, N, ldc);
 }
 EXPORT(gemm)
