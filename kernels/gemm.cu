@@ -13,6 +13,7 @@
 //          same bits for every M, row and tile shape
 // Needs    -D K BM BN BK WM WN STAGES EPILOGUE, as asserted below. lda and ldw multiples of 8, ldc of 2; the three pointers
 //          16-byte aligned; M, N ≥ 1. Joins the stream plainly or overlapped
+#include "common.cuh"
 
 #define WARPS_N (BN / WN)
 #define THREADS ((BM / WM) * WARPS_N * WARP)

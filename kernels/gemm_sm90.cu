@@ -20,6 +20,7 @@
 //          row, the grid and the cluster
 // Needs    -D K BM BN STAGES CLUSTER EPILOGUE, as asserted below; sm_90a. Base addresses of A and W 16-byte aligned, lda and ldw
 //          multiples of 8, ldc of 2; M, N ≥ 1. Joins the stream plainly or overlapped
+#include "common.cuh"
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 

@@ -7,6 +7,7 @@
 // Traffic  M·(4·columns + 2·K) B: 15.7 MB at M = 512, K = 5120
 // Numbers  each element by itself
 // Needs    -D K: a multiple of 8. x 16-byte aligned when ldx % 4 = 0
+#include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) to_bf16(u16* y, const float* x, int M, int columns, i64 ldx) {
     i64 i = (i64)blockIdx.x * 256 + threadIdx.x;

@@ -337,6 +337,19 @@ pub trait Backend: Sized {
         self.linear(gate_up, n, w, rows)?;
         self.swiglu(act, gate_up, rows)
     }
+    /// Fused: `logits[i] = rms_norm(x[rows[i]]) Wᵀ`; the pair is scratch.
+    fn lm_head(
+        &self,
+        logits: &mut Self::Buf,
+        (selected, n): (&mut Self::Buf, &mut Self::Buf),
+        x: &Self::Buf,
+        rows: &[usize],
+        norm: (&Self::Vector, f32),
+        head: &Self::Matrix,
+    ) -> Result<(), Error> {
+        self.select(selected, x, rows)?;
+        self.norm_linear(logits, n, selected, norm, head, rows.len())
+    }
     /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
     fn gated_delta_net(
         &self,

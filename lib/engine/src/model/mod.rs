@@ -97,17 +97,10 @@ impl<B: Backend> Model<B> {
                 outcomes.extend(decision.map(|_| path));
             }
             if wanted > 0 {
-                backend.select(&mut scratch.mixed, &scratch.x, &batch.logit_rows)?;
                 let norm = (&self.norm, self.config.rms_norm_eps);
                 let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-                backend.norm_linear(
-                    &mut scratch.logits,
-                    &mut scratch.n,
-                    &scratch.mixed,
-                    norm,
-                    head,
-                    wanted,
-                )?;
+                let between = (&mut scratch.mixed, &mut scratch.n);
+                backend.lm_head(&mut scratch.logits, between, &scratch.x, &batch.logit_rows, norm, head)?;
                 backend.argmax(&mut scratch.top, &scratch.logits, wanted)?;
             }
             Ok(outcomes)

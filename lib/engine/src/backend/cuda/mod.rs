@@ -9,6 +9,7 @@ mod batch;
 mod cache;
 pub mod emulated;
 mod fused;
+pub mod gemm;
 pub mod gpu;
 mod ops;
 pub mod sources;
@@ -19,7 +20,7 @@ pub use cache::Cache;
 pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 
-use super::CacheShape;
+use super::{CacheShape, GdnShape};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -95,6 +96,10 @@ pub struct Cuda {
     layers: usize,
     /// partial sums of W_O, `[slot, row, H]`
     slots: Ptr,
+    /// prompts are multiplied on the tensor cores
+    tensor_cores: bool,
+    /// activations of a prompt as bf16
+    narrow_rows: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
 }
@@ -138,6 +143,8 @@ impl Cuda {
             layers,
             slots,
             timings,
+            tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
+            narrow_rows: Cell::new(0),
             memory,
         })
     }
@@ -237,6 +244,13 @@ impl Cuda {
 
     fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
+        if self.tensor_cores {
+            let s = GdnShape::of(config, 0);
+            let heads = config.num_attention_heads * config.head_dim;
+            let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
+            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);
+            self.narrow_rows.set(self.memory.alloc(shape.max_rows * widest * 2)?);
+        }
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
         *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);
         Ok(cache)

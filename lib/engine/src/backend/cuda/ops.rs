@@ -15,8 +15,8 @@ use cute_records::digest::Hasher;
 use std::ops::Range;
 
 impl Cuda {
-    /// `out (=, +=, swiglu) [norm](x) Wᵀ`. A norm is folded in for one row, and goes through `n` for more.
-    pub(super) fn product(
+    /// `out (=, +=, swiglu) [norm](x) Wᵀ` by the kernel `linear`, for any number of rows.
+    fn linear_launch(
         &self,
         out: &Buf,
         x: &Buf,
@@ -43,7 +43,7 @@ impl Cuda {
         self.launch((op.unit(), "linear"), [blocks, rows.div_ceil(op.rows), 1], THREADS, op.smem(), &args)
     }
 
-    /// The product of the normed `x`; `n` is scratch when there are several rows.
+    /// The product of the normed `x`; `n` is scratch.
     fn normed_product(
         &self,
         out: &Buf,
@@ -53,11 +53,48 @@ impl Cuda {
         (w, epilogue): (&Matrix, Epilogue),
         rows: usize,
     ) -> Result<(), Error> {
+        if self.is_prompt_product(w) {
+            self.rms_norm(n, x, norm.0, norm.1, rows)?;
+            return self.gemm(out, n, w, epilogue, rows);
+        }
+        self.normed_linear(out, n, x, norm, (w, epilogue), rows)
+    }
+
+    /// The same through `linear`.
+    fn normed_linear(
+        &self,
+        out: &Buf,
+        n: &mut Buf,
+        x: &Buf,
+        norm: (&Vector, f32),
+        (w, epilogue): (&Matrix, Epilogue),
+        rows: usize,
+    ) -> Result<(), Error> {
         if rows == 1 {
-            return self.product(out, x, w, epilogue, Some(norm), 1);
+            return self.linear_launch(out, x, w, epilogue, Some(norm), 1);
         }
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
-        self.product(out, n, w, epilogue, None, rows)
+        self.linear_launch(out, n, w, epilogue, None, rows)
+    }
+
+    /// A prompt's products may go to the tensor cores: then all of them do, whatever their number of rows.
+    fn is_prompt_product(&self, w: &Matrix) -> bool {
+        self.kind.get() == BatchKind::Prefill && self.on_tensor_cores(w)
+    }
+
+    /// `out (=, +=, swiglu) x Wᵀ`.
+    pub(super) fn product(
+        &self,
+        out: &Buf,
+        x: &Buf,
+        w: &Matrix,
+        epilogue: Epilogue,
+        rows: usize,
+    ) -> Result<(), Error> {
+        if self.is_prompt_product(w) {
+            return self.gemm(out, x, w, epilogue, rows);
+        }
+        self.linear_launch(out, x, w, epilogue, None, rows)
     }
 
     fn elementwise(
@@ -200,7 +237,7 @@ impl Backend for Cuda {
         self.elementwise("add", x.width, rows, &[ptr(x.at), ptr(y.at), int(x.width), int(x.ld), int(y.ld)])
     }
     fn linear(&self, out: &mut Buf, x: &Buf, w: &Matrix, rows: usize) -> Result<(), Error> {
-        self.product(out, x, w, Epilogue::Store, None, rows)
+        self.product(out, x, w, Epilogue::Store, rows)
     }
     fn linear_partial(
         &self,
@@ -393,7 +430,7 @@ impl Backend for Cuda {
         w: &Matrix,
         rows: usize,
     ) -> Result<(), Error> {
-        self.product(x, y, w, Epilogue::Add, None, rows)
+        self.product(x, y, w, Epilogue::Add, rows)
     }
     fn norm_swiglu(
         &self,
@@ -405,6 +442,18 @@ impl Backend for Cuda {
         rows: usize,
     ) -> Result<(), Error> {
         self.normed_product(act, n, x, norm, (w, Epilogue::Swiglu), rows)
+    }
+    fn lm_head(
+        &self,
+        logits: &mut Buf,
+        (selected, n): (&mut Buf, &mut Buf),
+        x: &Buf,
+        rows: &[usize],
+        norm: (&Vector, f32),
+        head: &Matrix,
+    ) -> Result<(), Error> {
+        self.select(selected, x, rows)?;
+        self.normed_linear(logits, n, selected, norm, (head, Epilogue::Store), rows.len())
     }
     fn gated_delta_net(
         &self,

@@ -28,6 +28,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "mlp.cu",
     "norm.cu",
     "selftest.cu",
+    "stream.cu",
     "to_bf16.cu",
 ];
 
