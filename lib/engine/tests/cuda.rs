@@ -7,7 +7,7 @@ use common::{Expected, Run, expected, golden_models, greedy, logits, problems, r
 use cute_checkpoint::Checkpoint;
 use cute_engine::EngineConfig;
 use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
+use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
 use std::sync::Arc;
@@ -18,7 +18,10 @@ const TOLERANCE: f32 = 1e-3;
 /// The device to test, or a line that says why there is none.
 fn device() -> Option<Arc<dyn Gpu>> {
     let gpu = match std::env::var("CUTE_TEST_DEVICE") {
-        Ok(_) => todo!(),
+        Ok(name) => {
+            let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
+            Driver::open(ordinal).map(|d| Arc::new(d) as Arc<dyn Gpu>)
+        }
         Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
     };
     match gpu {

@@ -4,19 +4,28 @@
 //! Everything that changes from step to step lies in device memory ([`batch`]), so one recording serves all steps of
 //! the same shape; recordings are keyed by rows, logit rows and the paths of all layers.
 
+mod api;
 mod arena;
 mod batch;
 mod cache;
+pub mod compiler;
+pub mod cubin;
+pub mod driver;
 pub mod emulated;
 mod fused;
 pub mod gemm;
 pub mod gpu;
+pub mod kernel_cache;
+mod module;
+pub mod nvrtc;
 mod ops;
 pub mod sources;
+mod staging;
 pub mod units;
 mod weights;
 
 pub use cache::Cache;
+pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 

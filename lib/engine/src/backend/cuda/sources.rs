@@ -27,6 +27,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "linear.cuh",
     "mlp.cu",
     "norm.cu",
+    "probe.cu",
     "selftest.cu",
     "stream.cu",
     "to_bf16.cu",
