@@ -34,7 +34,11 @@ fn device() -> Option<Arc<dyn Gpu>> {
 }
 
 fn cuda(gpu: &Arc<dyn Gpu>, checkpoint: &Checkpoint, options: Options) -> Cuda {
-    Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap()
+    let backend = Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap();
+    if std::env::var("CUTE_TEST_DEVICE").is_ok() {
+        backend.compile_ahead(&checkpoint.config).unwrap();
+    }
+    backend
 }
 
 fn agree(name: &str, ours: &[f32], theirs: &[f32]) {

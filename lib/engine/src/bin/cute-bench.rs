@@ -180,6 +180,9 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     let longest = args.contexts.iter().chain(&args.prefill).copied().max().unwrap_or(128) + 64 * args.steps;
     let backend = Cuda::new(gpu.clone(), &c, Options::default())?;
     let start = Instant::now();
+    backend.compile_ahead(&c)?;
+    let compile = start.elapsed().as_secs_f64();
+    let start = Instant::now();
     let model = Model::random(&backend, &c, longest)?;
     gpu.synchronize()?;
     let load = start.elapsed().as_secs_f64();
@@ -194,7 +197,7 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     };
     let mut cache = backend.cache(&c, shape)?;
     let mut scratch = Scratch::new(&backend, &c, rows, max_batch)?;
-    println!("{}", json!({"what": "load", "shape": name, "seconds": load, "weight_gb": weight_bytes(&c) / 1e9}));
+    println!("{}", json!({"what": "load", "shape": name, "seconds": load, "compile_s": compile, "weight_gb": weight_bytes(&c) / 1e9}));
     for path in &args.paths {
         let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
         for &n in &args.batches {

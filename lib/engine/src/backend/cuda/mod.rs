@@ -158,6 +158,14 @@ impl Cuda {
         })
     }
 
+    /// Compiles (or finds in the cache) what serving the model needs, several units at a time.
+    ///
+    /// # Errors
+    /// When a unit does not compile.
+    pub fn compile_ahead(&self, config: &Config) -> Result<(), Error> {
+        self.gpu().compile(&units::units(config))
+    }
+
     /// The device.
     pub fn gpu(&self) -> &dyn Gpu {
         &*self.memory.gpu
