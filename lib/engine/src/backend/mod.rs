@@ -5,6 +5,7 @@
 //! definition and a faster backend proves itself against it.
 
 pub mod cpu;
+pub mod cuda;
 mod fused;
 
 pub use cpu::Cpu;
