@@ -3,14 +3,14 @@
 use anyhow::bail;
 use cute_cli::Config;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin};
-use cute_engine::backend::cuda::{Driver, cache::Cache, units};
+use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, units::units};
 use std::io::Write;
 use std::path::PathBuf;
 
 /// What is compiled, with what, and where to.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kernels")]
-pub struct Args {
+pub struct KernelArgs {
     /// Compile the model's CUDA kernels into the kernel cache; needs NVRTC and no GPU
     #[arg(long)]
     compile: bool,
@@ -27,7 +27,11 @@ pub struct Args {
 }
 
 /// Fills the cache, when asked to, and says how far that went on stderr.
-pub fn compile(args: &Args, model: &cute_checkpoint::Config, config: &mut Config) -> anyhow::Result<()> {
+pub fn compile(
+    args: &KernelArgs,
+    model: &cute_checkpoint::Config,
+    config: &mut Config,
+) -> anyhow::Result<()> {
     if !args.compile {
         return Ok(());
     }
@@ -45,7 +49,7 @@ pub fn compile(args: &Args, model: &cute_checkpoint::Config, config: &mut Config
     };
     config.resolve("kernel_cache", dir.display().to_string());
     let compiler = Compiler::new(given(&args.nvrtc), Some(dir.clone()));
-    let units = units::units(model);
+    let units = units(model);
     for arch in &architectures {
         let done = compiler.compile(&units, arch)?;
         if let Some(why) = done.iter().find_map(|unit| match &unit.origin {

@@ -1,7 +1,7 @@
 //! cute-load: open, hash and check a checkpoint; print one `model` record.
 //!
-//! reads   a checkpoint directory            writes  `run`, `model`, `finding` records, `end`
-//! with --compile also fills the cache of compiled kernels
+//! reads   a checkpoint directory            writes  `run`, `model`, `finding` records, `end`; with --compile, the
+//!                                                   cache of compiled kernels
 //! exits   0 sound · 1 it differs from the record, or holds NaN or infinity · 2 refused, or other trouble
 
 mod kernels;
@@ -49,7 +49,7 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     verify: Option<PathBuf>,
     #[command(flatten)]
-    kernels: kernels::Args,
+    kernels: kernels::KernelArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,7 +1,7 @@
 //! Units to cubins: from the cache where it has them, else compiled, several at a time.
 
-use super::cache::{Cache, Key};
 use super::gpu::Unit;
+use super::kernel_cache::{Cache, Key};
 use super::nvrtc::{self, Nvrtc};
 use crate::Error;
 use std::path::PathBuf;

@@ -4,16 +4,16 @@
 //! |---|---|
 //! | [`gpu`] | what is asked of a device |
 //! | [`driver`] | a real device |
-//! | [`compiler`] | units to cubins: [`cache`] first, then [`nvrtc`] |
+//! | [`compiler`] | units to cubins: [`kernel_cache`] first, then [`nvrtc`] |
 //! | [`cubin`] | what a compiled kernel needs |
 //! | [`sources`], [`units`] | the text of the kernels, and which of them a model uses |
 
 mod api;
-pub mod cache;
 pub mod compiler;
 pub mod cubin;
 pub mod driver;
 pub mod gpu;
+pub mod kernel_cache;
 mod module;
 pub mod nvrtc;
 pub mod sources;
