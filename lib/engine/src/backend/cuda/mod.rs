@@ -19,6 +19,7 @@ pub mod kernel_cache;
 mod module;
 pub mod nvrtc;
 mod ops;
+pub mod profile;
 pub mod sources;
 mod staging;
 pub mod units;
@@ -95,7 +96,8 @@ pub struct Cuda {
     /// of the step being built
     kind: Cell<BatchKind>,
     kernels: RefCell<HashMap<(gpu::Unit, &'static str), Kernel>>,
-    graphs: RefCell<HashMap<StepKey, (Graph, Vec<Path>)>>,
+    /// a step's first run is eager, so that its kernels are loaded; its second is recorded
+    graphs: RefCell<HashMap<StepKey, Option<(Graph, Vec<Path>)>>>,
     /// scratch of argmax, `[rows, blocks, 2]`
     argmax: Ptr,
     /// most rows of `argmax`
@@ -173,7 +175,7 @@ impl Cuda {
 
     /// Steps recorded so far.
     pub fn recordings(&self) -> usize {
-        self.graphs.borrow().len()
+        self.graphs.borrow().values().flatten().count()
     }
 
     fn kernel(&self, unit: gpu::Unit, name: &'static str, smem: u32) -> Result<Kernel, Error> {
@@ -222,9 +224,17 @@ impl Cuda {
             logit_rows: batch.logit_rows.len(),
             paths: intent.iter().map(|d| d.path).collect(),
         };
-        if let Some((graph, outcomes)) = self.graphs.borrow().get(&key) {
-            self.gpu().replay(*graph)?;
-            return Ok(outcomes.clone());
+        match self.graphs.borrow().get(&key) {
+            Some(Some((graph, outcomes))) => {
+                self.gpu().replay(*graph)?;
+                return Ok(outcomes.clone());
+            }
+            Some(None) => {}
+            None => {
+                let outcomes = ops()?;
+                self.graphs.borrow_mut().insert(key, None);
+                return Ok(outcomes);
+            }
         }
         self.gpu().begin_capture()?;
         let outcomes = match ops() {
@@ -238,7 +248,7 @@ impl Cuda {
             return Err(Error::Device("a recorded step came back empty".into()));
         };
         self.gpu().replay(graph)?;
-        self.graphs.borrow_mut().insert(key, (graph, outcomes.clone()));
+        self.graphs.borrow_mut().insert(key, Some((graph, outcomes.clone())));
         Ok(outcomes)
     }
 
@@ -276,7 +286,7 @@ impl Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        for (graph, _) in self.graphs.borrow().values() {
+        for (graph, _) in self.graphs.borrow().values().flatten() {
             let _ = self.gpu().drop_graph(*graph);
         }
     }
