@@ -61,8 +61,10 @@ const SHAPES: &[(&str, [usize; 6], bool)] = &[
 
 fn config(name: &str) -> anyhow::Result<Config> {
     let known = || SHAPES.iter().map(|(n, ..)| *n).collect::<Vec<_>>().join(", ");
-    let (_, [h, i, l, nh, nkv, hv], tied) =
-        SHAPES.iter().find(|(n, ..)| *n == name).with_context(|| format!("no shape {name:?}: expected {}", known()))?;
+    let (_, [h, i, l, nh, nkv, hv], tied) = SHAPES
+        .iter()
+        .find(|(n, ..)| *n == name)
+        .with_context(|| format!("no shape {name:?}: expected {}", known()))?;
     let text = json!({
         "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "dtype": "bfloat16",
         "vocab_size": 248320, "hidden_size": h, "intermediate_size": i, "num_hidden_layers": l,
@@ -79,9 +81,9 @@ fn config(name: &str) -> anyhow::Result<Config> {
 /// Bytes of weights that a token streams: every matrix but the gathered embedding.
 fn weight_bytes(c: &Config) -> f64 {
     let shapes = cute_checkpoint::expected_shapes(c);
-    let streamed = shapes.iter().filter(|(name, s)| {
-        s.len() == 2 && (name != "embed_tokens.weight" || c.tie_word_embeddings)
-    });
+    let streamed = shapes
+        .iter()
+        .filter(|(name, s)| s.len() == 2 && (name != "embed_tokens.weight" || c.tie_word_embeddings));
     streamed.map(|(_, s)| 2.0 * (s[0] * s[1]) as f64).sum()
 }
 
@@ -184,10 +186,19 @@ fn shares(profiled: &Profiled, mut of: serde_json::Value) -> anyhow::Result<()> 
     let total: f64 = shares.values().map(|s| s.ms).sum();
     eprintln!("{of}: {total:.3} ms in kernels, one by one");
     for (kernel, s) in &shares {
-        eprintln!("    {kernel:<44} {:>4} x {:8.2} us = {:5.1} %", s.launches, s.ms * 1e3 / s.launches as f64, 100.0 * s.ms / total);
+        eprintln!(
+            "    {kernel:<44} {:>4} x {:8.2} us = {:5.1} %",
+            s.launches,
+            s.ms * 1e3 / s.launches as f64,
+            100.0 * s.ms / total
+        );
     }
     of["what"] = "profile".into();
-    of["kernels"] = shares.into_iter().map(|(k, s)| (k, json!({"launches": s.launches, "ms": s.ms}))).collect::<serde_json::Map<_, _>>().into();
+    of["kernels"] = shares
+        .into_iter()
+        .map(|(k, s)| (k, json!({"launches": s.launches, "ms": s.ms})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     println!("{of}");
     Ok(())
 }
@@ -210,7 +221,13 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     let model = Model::random(&backend, &c, longest)?;
     gpu.synchronize()?;
     let load = start.elapsed().as_secs_f64();
-    let rows = args.prefill.iter().copied().max().unwrap_or(0).clamp(max_batch, EngineConfig::default().max_num_batched_tokens.max(8192));
+    let rows = args
+        .prefill
+        .iter()
+        .copied()
+        .max()
+        .unwrap_or(0)
+        .clamp(max_batch, EngineConfig::default().max_num_batched_tokens.max(8192));
     let shape = CacheShape {
         num_pages: 1 + max_batch * longest.div_ceil(64),
         page_size: 64,
@@ -221,7 +238,10 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     };
     let mut cache = backend.cache(&c, shape)?;
     let mut scratch = Scratch::new(&backend, &c, rows, max_batch)?;
-    println!("{}", json!({"what": "load", "shape": name, "seconds": load, "compile_s": compile, "weight_gb": weight_bytes(&c) / 1e9}));
+    println!(
+        "{}",
+        json!({"what": "load", "shape": name, "seconds": load, "compile_s": compile, "weight_gb": weight_bytes(&c) / 1e9})
+    );
     for path in &args.paths {
         let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
         for &n in &args.batches {
@@ -252,10 +272,13 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
                 }
                 let ms = median(times);
                 let rate = gb / ms * 1e3;
-                println!("{}", json!({
-                    "what": "decode", "shape": name, "path": path, "batch": n, "context": context, "ms": ms,
-                    "gb": gb, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
-                }));
+                println!(
+                    "{}",
+                    json!({
+                        "what": "decode", "shape": name, "path": path, "batch": n, "context": context, "ms": ms,
+                        "gb": gb, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
+                    })
+                );
                 eprintln!(
                     "{name:>5} {path:<9} batch {n:>2} context {context:>5}: {ms:7.3} ms/token, {rate:5.0} GB/s, {:.1} % of the stream",
                     100.0 * rate / stream
@@ -264,7 +287,8 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
         }
     }
     for &len in args.prefill.iter().filter(|n| **n > 0) {
-        let mut dispatcher = Dispatcher::new(&backend, &c, knobs("paged")?, max_batch, None, Box::new(|_| ()))?;
+        let mut dispatcher =
+            Dispatcher::new(&backend, &c, knobs("paged")?, max_batch, None, Box::new(|_| ()))?;
         let mut times = Vec::new();
         for _ in 0..4 {
             profiled.take()?;

@@ -135,11 +135,7 @@ enum Weights<'a> {
 
 impl<'a, B: Backend> Loader<'a, B> {
     fn below(&self, name: &str) -> Loader<'a, B> {
-        Loader {
-            backend: self.backend,
-            weights: self.weights,
-            prefix: format!("{}{name}.", self.prefix),
-        }
+        Loader { backend: self.backend, weights: self.weights, prefix: format!("{}{name}.", self.prefix) }
     }
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let name = format!("{}{name}", self.prefix);
@@ -177,7 +173,10 @@ impl<'a, B: Backend> Loader<'a, B> {
 }
 
 fn shape<'a>(shapes: &'a BTreeMap<String, Vec<usize>>, name: &str) -> Result<&'a [usize], Error> {
-    shapes.get(name).map(Vec::as_slice).ok_or_else(|| Error::Shape(format!("no tensor {name} in this architecture")))
+    shapes
+        .get(name)
+        .map(Vec::as_slice)
+        .ok_or_else(|| Error::Shape(format!("no tensor {name} in this architecture")))
 }
 
 /// A number that differs from name to name.

@@ -224,10 +224,11 @@ impl Cuda {
             logit_rows: batch.logit_rows.len(),
             paths: intent.iter().map(|d| d.path).collect(),
         };
-        match self.graphs.borrow().get(&key) {
+        let known = self.graphs.borrow().get(&key).cloned();
+        match known {
             Some(Some((graph, outcomes))) => {
-                self.gpu().replay(*graph)?;
-                return Ok(outcomes.clone());
+                self.gpu().replay(graph)?;
+                return Ok(outcomes);
             }
             Some(None) => {}
             None => {

@@ -5,8 +5,8 @@ use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
-    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm, StepOps,
-    Workspace,
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
+    StepOps, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -25,7 +25,8 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        let op = Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
+        let op =
+            Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
         let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
         let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
@@ -97,13 +98,7 @@ impl Cuda {
         self.linear_launch(out, x, w, epilogue, None, rows)
     }
 
-    fn elementwise(
-        &self,
-        name: &'static str,
-        width: usize,
-        rows: usize,
-        args: &[Arg],
-    ) -> Result<(), Error> {
+    fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
         self.launch((units::plain("elementwise.cu"), name), [columns(width), rows, 1], 256, 0, args)
     }
 }
@@ -127,9 +122,8 @@ impl Backend for Cuda {
 
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
         let ld = width.next_multiple_of(units::CHUNK);
-        let bytes = rows
-            .checked_mul(ld * 4)
-            .ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
+        let bytes =
+            rows.checked_mul(ld * 4).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
         let at = self.memory.zeroed(bytes)?;
         Ok(Buf { at, rows, width, ld })
     }
@@ -188,7 +182,8 @@ impl Backend for Cuda {
         let kernel = self.kernel(units::plain("elementwise.cu"), "any_bits", 0)?;
         for (at, bytes) in cache.parts(slot) {
             let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
-            let launch = super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
+            let launch =
+                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
             self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
         }
         let mut found = [0u8; 4];

@@ -87,13 +87,8 @@ pub fn plain(file: &'static str) -> Unit {
 
 /// The defines of a gated-delta-net layer.
 pub fn gdn(file: &'static str, s: &GdnShape) -> Unit {
-    let defines = [
-        ("HK", s.num_k_heads),
-        ("HV", s.num_v_heads),
-        ("DK", s.k_dim),
-        ("DV", s.v_dim),
-        ("TAPS", s.kernel),
-    ];
+    let defines =
+        [("HK", s.num_k_heads), ("HV", s.num_v_heads), ("DK", s.k_dim), ("DV", s.v_dim), ("TAPS", s.kernel)];
     Unit { file, defines: defines.map(|(name, n)| (name, n.to_string())).into() }
 }
 
@@ -289,8 +284,7 @@ pub fn units(c: &Config) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear =
-            |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1 }.unit();
+        let linear = |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1 }.unit();
         all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
         all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
         let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false };

@@ -44,7 +44,10 @@ impl Matrix {
         for t in tensors {
             let [rows, inputs] = shape(t)?;
             if inputs != k {
-                return Err(Error::Shape(format!("{} has {inputs} inputs, {} has {k}", t.name, tensors[0].name)));
+                return Err(Error::Shape(format!(
+                    "{} has {inputs} inputs, {} has {k}",
+                    t.name, tensors[0].name
+                )));
             }
             n += rows;
         }
