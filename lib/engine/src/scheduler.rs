@@ -276,3 +276,102 @@ impl<P: Entries> Scheduler<P> {
         self.max_len(&sequence.request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::SamplingParams;
+
+    /// Pages of 4 tokens, two seats, sequences of up to 16 tokens.
+    fn scheduler(num_slots: usize, num_pages: usize) -> Scheduler {
+        let limits = Limits { max_num_seqs: 2, max_model_len: 16, max_num_batched_tokens: 8, page_size: 4 };
+        Scheduler::new(limits, num_slots, num_pages)
+    }
+
+    fn request(ordinal: u64, prompt: usize, max_tokens: usize) -> Request {
+        let params = SamplingParams { max_tokens, ..SamplingParams::default() };
+        Request { id: format!("r{ordinal}"), ordinal, prompt: vec![7; prompt], params }
+    }
+
+    fn admitted(s: &mut Scheduler) -> Vec<u64> {
+        while s.admit().unwrap().is_some() {}
+        s.running.iter().map(|s| s.request.ordinal).collect()
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused_with_numbers_and_the_next_is_served() {
+        let mut s = scheduler(3, 4);
+        let mut refused = |r| s.add(r).unwrap_err().to_string();
+        assert_eq!(refused(request(0, 9, 4)), "request r0: it needs up to 4 KV pages, the pool has 3");
+        assert_eq!(
+            refused(request(0, 16, 1)),
+            "request r0: 16 prompt tokens leave no room below --max-model-len 16"
+        );
+        s.add(request(0, 9, 3)).unwrap();
+        let again = s.add(request(0, 1, 1)).unwrap_err().to_string();
+        assert_eq!(again, "request r0: its ordinal is 0: expected more than 0, the one before");
+        assert_eq!(admitted(&mut s), [0]);
+        let slotless = scheduler(1, 4).add(request(0, 1, 1)).unwrap_err().to_string();
+        assert_eq!(slotless, "request r0: it needs a recurrent slot, the pool has 0");
+    }
+
+    #[test]
+    fn admission_waits_for_pages_that_others_may_still_take() {
+        let mut s = scheduler(3, 6); // five pages, one slot more than needed
+        s.add(request(0, 2, 10)).unwrap(); // up to 3 pages, today none
+        s.add(request(1, 2, 8)).unwrap(); // up to 3
+        s.add(request(2, 2, 2)).unwrap(); // 1 would fit, but nobody overtakes
+        assert_eq!((admitted(&mut s), s.reserved(), s.pages.free()), (vec![0], 3, 5));
+        s.finish(0).unwrap();
+        assert_eq!((admitted(&mut s), s.reserved()), (vec![1, 2], 4));
+    }
+
+    #[test]
+    fn admission_waits_for_a_slot() {
+        let mut s = scheduler(2, 99);
+        s.add(request(0, 1, 1)).unwrap();
+        s.add(request(1, 1, 1)).unwrap();
+        assert_eq!((admitted(&mut s), s.waiting()), (vec![0], 1));
+        s.cancel(0).unwrap().unwrap();
+        assert_eq!((admitted(&mut s), s.running[0].slot, s.running[0].epoch), (vec![1], 1, 2));
+    }
+
+    #[test]
+    fn preempted_sequences_wait_in_order_of_arrival_and_start_anew_with_their_reply() {
+        let mut s = scheduler(3, 99);
+        (0..3).for_each(|o| s.add(request(o, 3, 9)).unwrap());
+        assert_eq!(admitted(&mut s), [0, 1]);
+        s.schedule().unwrap();
+        for r in &mut s.running {
+            (r.computed, r.generated) = (3, vec![40 + r.request.ordinal as u32]);
+        }
+        assert_eq!(s.preempt(0).unwrap().unwrap().pages, [1]);
+        assert_eq!(s.preempt(1).unwrap().unwrap().pages, [2]);
+        assert!(s.preempt(1).unwrap().is_none() && s.preempt(2).unwrap().is_none());
+        assert_eq!((s.queue().collect::<Vec<_>>(), s.pages.in_use(), s.reserved()), (vec![0, 1, 2], 0, 0));
+        assert_eq!(admitted(&mut s), [0, 1]);
+        let batch = s.schedule().unwrap().unwrap();
+        assert_eq!((batch.kind, batch.tokens), (BatchKind::Prefill, vec![7, 7, 7, 40, 7, 7, 7, 41]));
+        assert_eq!(batch.logit_rows, [3, 7]);
+    }
+
+    #[test]
+    fn a_batch_on_a_slot_or_page_of_another_is_refused() {
+        let mut s = scheduler(3, 99);
+        (0..2).for_each(|o| s.add(request(o, 3, 9)).unwrap());
+        admitted(&mut s);
+        let batch = s.schedule().unwrap().unwrap();
+        s.verify(&batch).unwrap();
+        let refused = |change: &dyn Fn(&mut Segment)| {
+            let mut batch = batch.clone();
+            change(&mut batch.segments[1]);
+            s.verify(&batch).unwrap_err().to_string()
+        };
+        let slot = "slot 2: used by request 1 in epoch 9, but it is Some((Some(1), 1))";
+        assert_eq!(refused(&|g| g.epoch = 9), slot);
+        assert!(refused(&|g| g.slot = 1).contains("slot 1: used by request 1"));
+        assert!(refused(&|g| g.slot = 99).contains("but it is None"));
+        assert_eq!(refused(&|g| g.pages[0] = 1), "page 1: used by request 1, owned by Some(0)");
+        assert_eq!(refused(&|g| g.pages.push(0)), "page 0: used by request 1, owned by None");
+    }
+}

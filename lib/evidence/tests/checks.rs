@@ -198,7 +198,8 @@ fn cancelled_and_preempted_replies_are_not_compared_and_cancelled_ones_not_grade
     let found = check(rows.clone(), &Expectations::default(), &[]);
     let told: Vec<_> = found.iter().filter(|f| f.check == "cancelled").collect();
     assert_eq!((told.len(), told[0].severity, told[0].ordinal), (1, Severity::Info, Some(10)));
-    let scores: Vec<_> = case(rows).legs.iter().flat_map(|l| l.scores()).map(|s| (s.run, s.correct, s.n)).collect();
+    let scores: Vec<_> =
+        case(rows).legs.iter().flat_map(|l| l.scores()).map(|s| (s.run, s.correct, s.n)).collect();
     assert_eq!(scores, [(0, 1, 1), (1, 0, 0), (2, 0, 0)]);
 }
 

@@ -124,6 +124,7 @@ impl Books {
         let waiting: Vec<u64> = scheduler.queue().collect();
         let expected: Vec<u64> = at(Stage::Waiting).collect();
         ensure!(waiting == expected, "requests {waiting:?} wait, expected {expected:?} in order of arrival");
+        ensure!(scheduler.waiting() == waiting.len(), "{} wait, {waiting:?} are queued", scheduler.waiting());
         let mut running: Vec<u64> = scheduler.running.iter().map(|s| s.request.ordinal).collect();
         running.sort_unstable();
         let expected: Vec<u64> = at(Stage::Running).collect();

@@ -2,7 +2,7 @@
 
 use crate::plan::Plan;
 use crate::seed;
-use crate::world::Subject;
+use crate::subject::Subject;
 use cute_engine::batch::{Batch, BatchKind};
 use cute_engine::pool::{Entries, Pool};
 use cute_engine::scheduler::Scheduler;
