@@ -95,6 +95,7 @@ pub struct Dispatcher<B: Backend> {
     cap_tokens: usize,
     resident_cap: usize,
     coop_launch_fails: bool,
+    absent: usize,
     seen: BTreeSet<(usize, Path, Path, &'static str)>,
     log: LogSink,
 }
@@ -129,6 +130,7 @@ impl<B: Backend> Dispatcher<B> {
             workspaces,
             cap_tokens: rows,
             coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
+            absent: 0,
             seen: BTreeSet::new(),
             log,
         })
@@ -155,12 +157,29 @@ impl<B: Backend> Dispatcher<B> {
         self.coop_launch_fails
     }
 
+    /// So many sequences of the coming steps are not computed, and yet count when a path is chosen.
+    pub(crate) fn set_absent(&mut self, sequences: usize) {
+        self.absent = sequences;
+    }
+
+    /// Counts the launches of a step that is not computed.
+    pub(crate) fn count(&mut self, batch: &Batch) {
+        let layers: Vec<usize> = self.workspaces.keys().copied().collect();
+        for layer in layers {
+            let launches = self.decide(layer, batch).path != Path::Paged;
+            if let Some(ws) = self.workspaces.get_mut(&layer) {
+                ws.launches += u64::from(launches);
+                ws.resets += u64::from(launches);
+            }
+        }
+    }
+
     /// Applies the rule to a layer and a batch.
     pub(crate) fn decide(&self, layer: usize, batch: &Batch) -> Decision {
         let situation = Situation {
             is_decode_only: batch.kind == BatchKind::Decode,
             layer_allowed: self.knobs.allows(layer),
-            num_seqs: batch.segments.len(),
+            num_seqs: batch.segments.len() + self.absent,
             cap_tokens: self.cap_tokens,
             resident_cap: self.resident_cap,
         };
@@ -199,7 +218,7 @@ impl<B: Backend> Dispatcher<B> {
              use_beta_coop={} use_beta_lite={} path={} outcome={outcome} reason={} wo_split={}",
             python(self.knobs.fusion),
             python(decision.path != Path::Paged),
-            batch.segments.len(),
+            batch.segments.len() + self.absent,
             self.resident_cap,
             python(decision.path == Path::Coop),
             python(decision.path == Path::Lite),
