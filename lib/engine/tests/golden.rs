@@ -72,7 +72,8 @@ fn logits(checkpoint: &Checkpoint, e: &Expected, cuts: &[usize]) -> Vec<f32> {
             }],
             logit_rows: wanted.map(|p| p - start).collect(),
         };
-        all.extend(model.forward(&cpu, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap());
+        let top = model.forward(&cpu, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap();
+        all.extend(cpu.read(&scratch.logits, top.len()).unwrap());
         start = end;
     }
     all

@@ -23,8 +23,9 @@ pub struct Known {
 }
 
 impl<B: Backend> Engine<B> {
-    /// One step, computed only for sequences whose ordinal is not in `known`. What is emitted of the others says
-    /// nothing of their text and bits, nor whether their slots were zero. Returns false when there was nothing to do.
+    /// One step, computed only for sequences whose ordinal is not in `known`, which has every reply that ends in it.
+    /// What is emitted of those says nothing of their text and bits, nor whether their slots were zero. Returns false
+    /// when there was nothing to do.
     ///
     /// # Errors
     /// As [`Engine::step`]; also when a known reply does not fit the pages reserved for it.
@@ -46,58 +47,45 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.scheduler.verify(&batch)?;
         let rest = part(&batch, |s| !known.contains_key(&s.owner));
-        let (mut logits, elapsed) = self.compute(&batch, &rest)?;
-        self.account(&batch, elapsed);
-        let vocab = self.model.config.vocab_size;
-        // in the batch's order, which is the order of releases
+        let start = Instant::now();
+        if rest.segments.is_empty() {
+            self.dispatcher.count(&self.backend, &batch);
+            self.account(&batch, Duration::ZERO);
+        } else {
+            self.dispatcher.set_absent(batch.segments.len() - rest.segments.len());
+            let top = self.model.forward(
+                &self.backend,
+                &rest,
+                &mut self.cache,
+                &mut self.scratch,
+                &mut self.dispatcher,
+            );
+            self.dispatcher.set_absent(0);
+            self.account(&batch, start.elapsed());
+            self.append(&rest, &top?, emit)?;
+        }
         for segment in &batch.segments {
-            let one = part(&batch, |s| s.owner == segment.owner);
-            match known.get(&segment.owner) {
-                Some(known) => self.recall(&one, *known, emit)?,
-                None => {
-                    let rest = logits.split_off((one.logit_rows.len() * vocab).min(logits.len()));
-                    self.append(&one, std::mem::replace(&mut logits, rest), emit)?;
-                }
+            if let Some(known) = known.get(&segment.owner) {
+                let token = batch.logit_rows.contains(&(segment.row + segment.len - 1));
+                self.recall(segment, token.then_some(*known), emit)?;
             }
         }
         Ok(true)
     }
 
-    /// Logits of `rest`, a part of `batch`, and the time it took.
-    fn compute(&mut self, batch: &Batch, rest: &Batch) -> Result<(Vec<f32>, Duration), Error> {
-        if rest.segments.is_empty() {
-            self.dispatcher.count(batch);
-            return Ok((Vec::new(), Duration::ZERO));
-        }
-        let start = Instant::now();
-        self.dispatcher.set_absent(batch.segments.len() - rest.segments.len());
-        let logits = self.model.forward(
-            &self.backend,
-            rest,
-            &mut self.cache,
-            &mut self.scratch,
-            &mut self.dispatcher,
-        );
-        self.dispatcher.set_absent(0);
-        Ok((logits?, start.elapsed()))
-    }
-
-    /// Moves a sequence on as far as the batch did, and ends it where it ended.
+    /// Moves a sequence on as far as the batch did; where that made a token of it, ends it where it ended.
     fn recall(
         &mut self,
-        one: &Batch,
-        known: Known,
+        segment: &Segment,
+        known: Option<Known>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
-        let Some(segment) = one.segments.first() else { return Ok(()) };
         let owned = self.scheduler.running.iter().position(|s| s.request.ordinal == segment.owner);
         let Some(index) = owned else { return Ok(()) };
         let s = &mut self.scheduler.running[index];
         s.computed += segment.len;
-        if one.logit_rows.is_empty() {
-            return Ok(());
-        }
-        // a token was made here, unless this is where an error took its place
+        let Some(known) = known else { return Ok(()) };
+        // a token was made, unless this is where an error took its place
         let error = known.finish_reason == FinishReason::Error;
         let failed = error && s.generated.len() >= known.tokens;
         if !failed {
