@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TOOLS: [&str; 5] = ["cute-load", "cute-generate", "cute-audit", "cute-dispatch-extract", "cute-verdict"];
+const TOOLS: [&str; 5] =
+    ["cute-load", "cute-generate", "cute-audit", "cute-dispatch-extract", "cute-verdict"];
 
 /// A tool's command in bash, sound on a sound machine: its stdin comes from `$IN`.
 const COMMANDS: [(&str, &str); 5] = [
@@ -31,7 +32,10 @@ impl Place {
         let exe = std::env::current_exe().unwrap();
         let bin = exe.parent().and_then(Path::parent).unwrap();
         for tool in TOOLS {
-            assert!(bin.join(tool).exists(), "{tool} is not built beside this test: run cargo test --workspace");
+            assert!(
+                bin.join(tool).exists(),
+                "{tool} is not built beside this test: run cargo test --workspace"
+            );
         }
         let out = Command::new("bash")
             .args(["-c", command])
@@ -220,6 +224,9 @@ fn a_disk_that_fills_up_under_a_journal_loses_nothing() {
         return;
     }
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("journal.jsonl (it can be resumed once that is mended): No space left"), "{stderr}");
+    assert!(
+        stderr.contains("journal.jsonl (it can be resumed once that is mended): No space left"),
+        "{stderr}"
+    );
     assert!(stderr.contains("codes 2 0"), "{stderr}");
 }

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{engine, problems, tiny};
+use cute_engine::backend::Cpu;
 use cute_engine::knobs::PathKnob;
 use cute_engine::{Engine, EngineConfig, Event, Known, Output, Request, SamplingParams};
-use cute_engine::backend::Cpu;
 use cute_records::{FinishReason, State};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,8 @@
 //!
 //! `DIR/journal.jsonl` opens with a head: what the run wrote before its first request. Then comes one line for each
 //! step in which a reply ended, with the replies, the `state` records since the line before, and the time spent. A
-//! line is one write, and is on the disk before anything of it is on stdout.
+//! line is one write, made before anything of it is on stdout, so killing the process loses nothing that was seen. The
+//! disk is asked to keep it ([`SYNC`]) once a second and at the end: that is what a loss of power can cost.
 //!
 //! A resumed run makes the same steps again. Up to the last one of the journal it computes only what the journal
 //! lacks ([`Engine::replay`](cute_engine::Engine::replay)); what is written comes from the journal, durations included.
@@ -16,10 +17,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The version of the journal's format.
 const FORMAT: u32 = 1;
+
+/// Longest time that lines written wait for the disk to be asked for them.
+const SYNC: Duration = Duration::from_secs(1);
 
 /// Settings whose contents are compared by digest, not by name.
 const BY_DIGEST: [&str; 2] = ["model", "prompts"];
@@ -61,6 +65,8 @@ struct Spent {
 pub struct Journal {
     dir: PathBuf,
     file: Option<File>,
+    /// when the disk was last asked to keep the file
+    synced: Option<Instant>,
     /// the open directory: its lock keeps a second process away
     lock: Option<File>,
     head: Option<Head>,
@@ -245,7 +251,7 @@ impl Journal {
         }
     }
 
-    /// Ends a step: what it finished is on the disk when this returns.
+    /// Ends a step: what it finished is in the journal when this returns.
     ///
     /// # Errors
     /// When the journal cannot be written, or did not hold what the steps up to here have made.
@@ -268,10 +274,19 @@ impl Journal {
         let entry = Entry { step, spent, ..std::mem::take(&mut self.entry) };
         let path = self.path();
         let Some(file) = &mut self.file else { return Ok(()) };
-        let written = line_of(&entry).and_then(|line| file.write_all(&line)).and_then(|()| file.sync_data());
-        written.with_context(|| {
-            format!("cannot write {} (it can be resumed once that is mended)", path.display())
-        })
+        let written = line_of(&entry).and_then(|line| file.write_all(&line));
+        written.with_context(|| trouble(&path))?;
+        if self.synced.get_or_insert_with(Instant::now).elapsed() >= SYNC { self.sync() } else { Ok(()) }
+    }
+
+    /// Waits until what was written is on the disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&mut self) -> anyhow::Result<()> {
+        self.synced = Some(Instant::now());
+        let kept = self.file.as_ref().map_or(Ok(()), File::sync_data);
+        kept.with_context(|| trouble(&self.path()))
     }
 
     /// Totals with the time that was spent on the work, by whichever process did it, without catching up.
@@ -342,6 +357,10 @@ fn differences(then: &Run, now: &Run) -> Vec<String> {
         compare(&format!("the digest of the {name}"), &digest(then), &digest(now));
     }
     out
+}
+
+fn trouble(path: &Path) -> String {
+    format!("cannot write {} (it can be resumed once that is mended)", path.display())
 }
 
 fn line_of(value: &impl Serialize) -> std::io::Result<Vec<u8>> {

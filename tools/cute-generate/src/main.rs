@@ -108,6 +108,7 @@ fn serve(
 ) -> anyhow::Result<Exit> {
     // inside the pool, so that the engine's parallel loops start without waking a thread from outside
     let outcome = rayon::scope(|_| server.run(&input.prompts, journal, stop, out))?;
+    journal.sync()?;
     let mut reasons = Vec::new();
     if input.bad > 0 {
         reasons.push(format!("{} line(s) of the input could not be read", input.bad));

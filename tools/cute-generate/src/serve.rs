@@ -102,7 +102,8 @@ impl<'a> Server<'a> {
         let (mut next, mut refused) = (0, 0);
         while self.requests < total {
             if let Some(exit) = stop.asked() {
-                let stopped = Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
+                let stopped =
+                    Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
                 done.into_values().try_for_each(|completion| self.write(completion, out))?;
                 return Ok(Outcome { refused, stopped });
             }

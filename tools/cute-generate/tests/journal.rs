@@ -68,7 +68,7 @@ fn another_run_is_refused_with_every_difference() {
         (&["--token-ids"], "--token-ids was false, is true"),
         (&["--page-size", "32", "--wo-split", "2"], "--page-size was 64, is 32; --wo-split was 1, is 2"),
         (&["--limit", "5"], "--limit was 6, is 5; the digest of the prompts was "),
-        (&["--threads", "1"], "the device was \"cpu (") ,
+        (&["--threads", "1"], "the device was \"cpu ("),
     ] {
         let args = with(&SHORT[if more[0] == "--limit" { 2 } else { 0 }..], more);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -78,11 +78,8 @@ fn another_run_is_refused_with_every_difference() {
     let path = dir.path().join("journal.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     let version = env!("CARGO_PKG_VERSION");
-    let old = text.replacen(
-        &format!("\\\"version\\\":\\\"{version}\\\""),
-        "\\\"version\\\":\\\"0.0.9\\\"",
-        1,
-    );
+    let old =
+        text.replacen(&format!("\\\"version\\\":\\\"{version}\\\""), "\\\"version\\\":\\\"0.0.9\\\"", 1);
     assert_ne!(old, text);
     fs::write(&path, old).unwrap();
     refused(
