@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How a full-attention layer's attention and MLP are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
     /// one cooperative launch
     Coop,
@@ -161,16 +161,11 @@ impl<B: Backend> Dispatcher<B> {
         self.absent = sequences;
     }
 
-    /// Counts the launches of a step that is not computed.
-    pub(crate) fn count(&mut self, backend: &B, batch: &Batch) {
-        let layers: Vec<usize> = self.workspaces.keys().copied().collect();
-        for layer in layers {
-            let launches = self.decide(backend, layer, batch).path != Path::Paged;
-            if let Some(ws) = self.workspaces.get_mut(&layer) {
-                ws.launches += u64::from(launches);
-                ws.resets += u64::from(launches);
-            }
-        }
+    /// Whether gated-delta-net layers run as one cooperative launch in this step.
+    pub(crate) fn coop_gdn(&self, backend: &B, batch: &Batch) -> bool {
+        self.knobs.coop_gdn
+            && batch.kind == BatchKind::Decode
+            && backend.coop_blocks(batch.segments.len() + self.absent) <= self.resident_cap
     }
 
     /// Applies the rule to a layer and a batch.

@@ -97,7 +97,7 @@ impl<B: Backend> Engine<B> {
             max_num_batched_tokens: config.max_num_batched_tokens,
             page_size: config.page_size,
         };
-        let rows = config.max_num_batched_tokens.max(config.max_num_seqs);
+        let rows = config.max_rows();
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(c, shape)?,

@@ -31,6 +31,9 @@ pub enum Error {
     /// a fused launch failed
     #[error("{0}")]
     Launch(String),
+    /// a device, its compiler or a kernel
+    #[error("{0}")]
+    Device(String),
     /// a position without a page: the scheduler and the cache disagree
     #[error("request {owner}: position {position} has no KV page")]
     NoPage {

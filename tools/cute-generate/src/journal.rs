@@ -9,8 +9,9 @@
 //! lacks ([`Engine::replay`](cute_engine::Engine::replay)); what is written comes from the journal, durations included.
 
 use anyhow::{Context, bail, ensure};
-use cute_engine::Known;
+use cute_engine::backend::Backend;
 use cute_engine::engine::Totals;
+use cute_engine::{Engine, Known};
 use cute_records::{Completion, FinishReason, Line, Parsed, Reader, Record, Run, State, write};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -44,7 +45,7 @@ struct Head {
 struct Entry {
     /// steps of the engine so far, this one included
     step: u64,
-    /// time spent in them
+    /// what they took
     spent: Spent,
     /// what happened to slots since the entry before
     states: Vec<State>,
@@ -52,12 +53,14 @@ struct Entry {
     replies: Vec<Completion>,
 }
 
-/// Durations of [`Totals`], in nanoseconds.
+/// What the steps took: durations of [`Totals`] in nanoseconds, launches and workspace resets of the fused paths.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Spent {
+pub struct Spent {
     prefill_ns: u64,
     decode_ns: u64,
     zero_check_ns: u64,
+    launches: u64,
+    resets: u64,
 }
 
 /// A journal, or none: then nothing is known and nothing is written down.
@@ -73,10 +76,10 @@ pub struct Journal {
     known: BTreeMap<u64, Known>,
     replies: BTreeMap<u64, Completion>,
     states: VecDeque<State>,
-    /// the last step that an earlier process wrote down, and the time spent up to it
+    /// the last step that an earlier process wrote down, and what the steps up to it took
     last: u64,
     before: Spent,
-    /// this process's own time up to that step, which was spent on catching up
+    /// what catching up to that step took this process
     catching_up: Spent,
     entry: Entry,
 }
@@ -255,10 +258,10 @@ impl Journal {
     ///
     /// # Errors
     /// When the journal cannot be written, or did not hold what the steps up to here have made.
-    pub fn step(&mut self, before: u64, totals: &Totals) -> anyhow::Result<()> {
+    pub fn step(&mut self, before: u64, steps: u64, spent: Spent) -> anyhow::Result<()> {
         if before < self.last {
-            if totals.steps == self.last {
-                self.catching_up = Spent::of(totals);
+            if steps == self.last {
+                self.catching_up = spent;
                 if !self.replies.is_empty() || !self.states.is_empty() {
                     let (replies, states) = (self.replies.len(), self.states.len());
                     let left = format!("{replies} replies and {states} states of it have not come");
@@ -270,8 +273,8 @@ impl Journal {
         if self.entry.replies.is_empty() {
             return Ok(());
         }
-        let (step, spent) = (totals.steps, Spent::of(&self.totals(totals)));
-        let entry = Entry { step, spent, ..std::mem::take(&mut self.entry) };
+        let spent = self.work(spent);
+        let entry = Entry { step: steps, spent, ..std::mem::take(&mut self.entry) };
         let path = self.path();
         let Some(file) = &mut self.file else { return Ok(()) };
         let written = line_of(&entry).and_then(|line| file.write_all(&line));
@@ -289,17 +292,15 @@ impl Journal {
         kept.with_context(|| trouble(&self.path()))
     }
 
-    /// Totals with the time that was spent on the work, by whichever process did it, without catching up.
-    pub fn totals(&self, totals: &Totals) -> Totals {
-        let spent = |now: Duration, before: u64, catching_up: u64| {
-            now.saturating_sub(Duration::from_nanos(catching_up)) + Duration::from_nanos(before)
-        };
+    /// What the work took, by whichever process did it, without catching up.
+    pub fn work(&self, now: Spent) -> Spent {
         let (b, c) = (&self.before, &self.catching_up);
-        Totals {
-            prefill: spent(totals.prefill, b.prefill_ns, c.prefill_ns),
-            decode: spent(totals.decode, b.decode_ns, c.decode_ns),
-            zero_check: spent(totals.zero_check, b.zero_check_ns, c.zero_check_ns),
-            ..*totals
+        Spent {
+            prefill_ns: b.prefill_ns.saturating_add(now.prefill_ns.saturating_sub(c.prefill_ns)),
+            decode_ns: b.decode_ns.saturating_add(now.decode_ns.saturating_sub(c.decode_ns)),
+            zero_check_ns: b.zero_check_ns.saturating_add(now.zero_check_ns.saturating_sub(c.zero_check_ns)),
+            launches: b.launches.saturating_add(now.launches.saturating_sub(c.launches)),
+            resets: b.resets.saturating_add(now.resets.saturating_sub(c.resets)),
         }
     }
 
@@ -309,13 +310,32 @@ impl Journal {
 }
 
 impl Spent {
-    fn of(totals: &Totals) -> Self {
+    /// What an engine has spent so far.
+    pub fn of<B: Backend>(engine: &Engine<B>) -> Self {
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let (totals, (launches, resets)) = (engine.totals(), engine.launches());
         Spent {
             prefill_ns: nanos(totals.prefill),
             decode_ns: nanos(totals.decode),
             zero_check_ns: nanos(totals.zero_check),
+            launches,
+            resets,
         }
+    }
+
+    /// Totals with these durations.
+    pub fn totals(&self, totals: Totals) -> Totals {
+        Totals {
+            prefill: Duration::from_nanos(self.prefill_ns),
+            decode: Duration::from_nanos(self.decode_ns),
+            zero_check: Duration::from_nanos(self.zero_check_ns),
+            ..totals
+        }
+    }
+
+    /// Launches and workspace resets.
+    pub fn launches(&self) -> (u64, u64) {
+        (self.launches, self.resets)
     }
 }
 

@@ -122,7 +122,7 @@ fn serve(
         tool: TOOL.into(),
         complete: reasons.is_empty(),
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-        counters: server.counters(),
+        counters: server.counters(journal),
         ..End::default()
     })?;
     Ok(match outcome.stopped {

@@ -1,7 +1,7 @@
 //! Feeds the engine and writes what comes out, in the order of the requests.
 
 use crate::args::Args;
-use crate::journal::Journal;
+use crate::journal::{Journal, Spent};
 use crate::output;
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
@@ -140,7 +140,7 @@ impl<'a> Server<'a> {
                 }
             }
             let worked = worked?;
-            journal.step(before, &self.engine.totals())?;
+            journal.step(before, self.engine.totals().steps, Spent::of(&self.engine))?;
             let written = self.requests;
             while let Some(completion) = done.remove(&self.requests) {
                 self.write(completion, out)?;
@@ -232,7 +232,7 @@ impl<'a> Server<'a> {
         if journal.known(totals.steps).is_some() {
             return Ok(());
         }
-        let totals = journal.totals(&totals);
+        let totals = journal.work(Spent::of(&self.engine)).totals(totals);
         for timing in output::timings(&totals, self.weight_bytes) {
             out.write(&Record::Timing(timing))?;
         }
@@ -246,9 +246,9 @@ impl<'a> Server<'a> {
     }
 
     /// What stands in the `end` record.
-    pub fn counters(&self) -> Count {
+    pub fn counters(&self, journal: &Journal) -> Count {
         let s = self.engine.scheduler();
-        let (launches, resets) = self.engine.launches();
+        let (launches, resets) = journal.work(Spent::of(&self.engine)).launches();
         let totals = self.engine.totals();
         [
             ("requests", self.requests),

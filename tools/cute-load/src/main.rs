@@ -1,7 +1,10 @@
 //! cute-load: open, hash and check a checkpoint; print one `model` record.
 //!
-//! reads   a checkpoint directory            writes  `run`, `model`, `finding` records, `end`
+//! reads   a checkpoint directory            writes  `run`, `model`, `finding` records, `end`; with --compile, the
+//!                                                   cache of compiled kernels
 //! exits   0 sound · 1 it differs from the record, or holds NaN or infinity · 2 refused, or other trouble
+
+mod kernels;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum, value_parser};
@@ -18,7 +21,8 @@ const TOOL: &str = "cute-load";
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid > model.jsonl
   cute-load examples/tiny-hybrid --verify model.jsonl
-  cute-load examples/tiny-hybrid --scan --max-num-seqs 64 | jq 'select(.type==\"model\").plan'";
+  cute-load examples/tiny-hybrid --scan --max-num-seqs 64 | jq 'select(.type==\"model\").plan'
+  cute-load examples/tiny-hybrid --compile --arch sm_90a,sm_120a";
 
 /// Open, hash and check a checkpoint; print one model record.
 #[derive(Debug, Parser)]
@@ -44,6 +48,8 @@ struct Args {
     /// Compare with the model record in this stream (`-` for stdin); a finding per difference, and exit 1
     #[arg(long, value_name = "FILE")]
     verify: Option<PathBuf>,
+    #[command(flatten)]
+    kernels: kernels::KernelArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -114,6 +120,7 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
         }
         model.non_finite = Some(counts);
     }
+    kernels::compile(&args.kernels, &checkpoint.config, config)?;
     Ok((model, findings))
 }
 

@@ -251,3 +251,78 @@ fn the_help_shows_examples_and_exit_codes() {
     assert!(help("-h").contains("cute-load examples/tiny-hybrid --verify model.jsonl"));
     assert!(help("--help").contains("Exit codes"));
 }
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tiny-hybrid");
+
+#[test]
+fn kernels_are_compiled_once_for_each_architecture() {
+    if std::env::var_os("CUTE_NVRTC").is_none() {
+        println!("skipped: CUTE_NVRTC names no NVRTC");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("kernels");
+    let args = [TINY, "--compile", "--arch", "sm_90a,sm_120a", "--kernel-cache", text(&cache)];
+    let out = run(&args, "");
+    assert_eq!((out.code, out.kinds()), (0, vec!["run", "model", "end"]), "{}", out.stderr);
+    assert_eq!(out.records[0]["config"]["arch"]["value"], json!(["sm_90a", "sm_120a"]));
+    for arch in ["sm_90a", "sm_120a"] {
+        assert!(
+            out.stderr.contains(&format!("kernels for {arch} in {}: ", cache.display())),
+            "{}",
+            out.stderr
+        );
+    }
+    assert!(
+        out.stderr.contains(" 0 were there") && !out.stderr.contains(": 0 units compiled"),
+        "{}",
+        out.stderr
+    );
+    let files = || {
+        let mut files: Vec<_> = fs::read_dir(&cache).unwrap().map(|e| e.unwrap().file_name()).collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    assert!(before.len() >= 2, "{before:?}");
+    let again = run(&args, "");
+    assert_eq!(again.stderr.matches(": 0 units compiled").count(), 2, "{}", again.stderr);
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn a_cache_that_cannot_be_filled_is_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let out = run(&[TINY, "--compile", "--arch", "sm_90a", "--kernel-cache", text(&file)], "");
+    assert_eq!(out.code, 2);
+    let (end, want) = (out.records.last().unwrap(), text(&file));
+    assert_eq!((&end["type"], &end["complete"]), (&json!("end"), &json!(false)));
+    assert!(out.stderr.contains(want), "{}", out.stderr);
+}
+
+#[test]
+fn a_library_that_is_no_nvrtc_is_refused_by_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("libnvrtc.so");
+    fs::write(&file, "no library").unwrap();
+    let out = run(
+        &[TINY, "--compile", "--arch", "sm_90a", "--nvrtc", text(&file), "--kernel-cache", "nowhere"],
+        "",
+    );
+    assert_eq!(out.code, 2);
+    assert!(out.stderr.contains(&format!("CUTE_NVRTC {}", file.display())), "{}", out.stderr);
+    assert!(!Path::new("nowhere").exists());
+}
+
+#[test]
+fn an_architecture_that_is_none_is_refused() {
+    for arch in ["sm_80", "90a", "sm_", "sm_90aa5", "compute_90"] {
+        let out = run(&[TINY, "--compile", "--arch", arch], "");
+        assert_eq!(out.code, 2);
+        assert!(out.stderr.contains(&format!("'{arch}'")), "{}", out.stderr);
+    }
+    let out = run(&[TINY, "--arch", "sm_90a"], "");
+    assert!(out.code == 2 && out.stderr.contains("--compile"), "{}", out.stderr);
+}

@@ -3,7 +3,7 @@
 //! A launch resets what it uses: partial products are added into slots that were zeroed before, and the
 //! arrival counters start at zero. Slots are summed in ascending order, so a path gives the same bits each time.
 
-use super::{Backend, QkNorm};
+use super::{Backend, DeltaNet, QkNorm};
 use crate::Error;
 use crate::batch::Batch;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub struct MlpWeights<'a, B: Backend> {
 
 /// Everything a fused MLP reads and writes.
 pub struct MlpLayer<'a, B: Backend> {
+    /// the decoder layer, from 0
+    pub index: usize,
     /// residual stream `[rows, H]`, in place
     pub x: &'a mut B::Buf,
     /// normed activations `[rows, H]`, scratch
@@ -55,6 +57,32 @@ pub struct CoopLayer<'a, B: Backend> {
     pub o_proj: &'a B::Matrix,
     /// pieces each key/value head group's inputs are split into: 1, 2, 4 or 8
     pub wo_split: usize,
+}
+
+/// Everything a cooperative launch of a gated-delta-net layer reads and writes.
+pub struct CoopGdn<'a, B: Backend> {
+    /// the MLP and what is common to all phases
+    pub mlp: MlpLayer<'a, B>,
+    /// `[rows, 2 I]` and `[rows, I]`, scratch
+    pub gate_up: &'a mut B::Buf,
+    /// see `gate_up`
+    pub act: &'a mut B::Buf,
+    /// projections, convolved q, k and v, and the result before the output projection: scratch
+    pub proj: &'a mut B::Buf,
+    /// see `proj`
+    pub qkv: &'a mut B::Buf,
+    /// see `proj`
+    pub o: &'a mut B::Buf,
+    /// slots
+    pub cache: &'a mut B::Cache,
+    /// input norm and its eps
+    pub input_norm: (&'a B::Vector, f32),
+    /// `[qkv; z; b; a]`
+    pub in_proj: &'a B::Matrix,
+    /// the mixer's own weights
+    pub args: DeltaNet<'a, B>,
+    /// `[H, Hv · Dv]`
+    pub out_proj: &'a B::Matrix,
 }
 
 /// Arrival counters of a cooperative launch. Each must be zero at its start.
@@ -237,4 +265,13 @@ pub(super) fn coop_layer<B: Backend>(
     ws.regions.next(3, mark);
     ws.regions.launches += u64::from(mark.is_some());
     Ok(())
+}
+
+pub(super) fn coop_gdn<B: Backend>(b: &B, l: CoopGdn<'_, B>, batch: &Batch) -> Result<(), Error> {
+    let (rows, m) = (batch.rows(), l.mlp);
+    b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.in_proj, rows)?;
+    b.gated_delta_net(l.o, l.qkv, l.proj, &l.args, l.cache, batch)?;
+    b.linear_add(m.x, m.mixed, l.o, l.out_proj, rows)?;
+    b.norm_swiglu(l.act, (m.n, l.gate_up), m.x, m.norm, m.mlp.gate_up, rows)?;
+    b.linear_add(m.x, m.mixed, l.act, m.mlp.down, rows)
 }

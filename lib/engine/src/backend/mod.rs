@@ -5,10 +5,11 @@
 //! definition and a faster backend proves itself against it.
 
 pub mod cpu;
+pub mod cuda;
 mod fused;
 
 pub use cpu::Cpu;
-pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
+pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -47,6 +48,10 @@ pub struct CacheShape {
     pub kv_dtype: KvDtype,
     /// recurrent slots, the reserved slot 0 included
     pub num_slots: usize,
+    /// most rows of a step
+    pub max_rows: usize,
+    /// most tokens of a sequence
+    pub max_len: usize,
 }
 
 impl CacheShape {
@@ -176,6 +181,8 @@ pub trait Backend: Sized {
     fn taps(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
     /// Loads matrices with equal `in`, stacked by rows.
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
+    /// A bf16 matrix of `outputs` rows of random weights with variance `1 / inputs`, for measurements.
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
@@ -330,6 +337,19 @@ pub trait Backend: Sized {
         self.linear(gate_up, n, w, rows)?;
         self.swiglu(act, gate_up, rows)
     }
+    /// Fused: `logits[i] = rms_norm(x[rows[i]]) Wᵀ`; the pair is scratch.
+    fn lm_head(
+        &self,
+        logits: &mut Self::Buf,
+        (selected, n): (&mut Self::Buf, &mut Self::Buf),
+        x: &Self::Buf,
+        rows: &[usize],
+        norm: (&Self::Vector, f32),
+        head: &Self::Matrix,
+    ) -> Result<(), Error> {
+        self.select(selected, x, rows)?;
+        self.norm_linear(logits, n, selected, norm, head, rows.len())
+    }
     /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
     fn gated_delta_net(
         &self,
@@ -361,6 +381,10 @@ pub trait Backend: Sized {
         batch: &Batch,
     ) -> Result<(), Error> {
         fused::coop_layer(self, layer, ws, batch)
+    }
+    /// Fused: a whole gated-delta-net layer of a decode step.
+    fn coop_gdn(&self, layer: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
+        fused::coop_gdn(self, layer, batch)
     }
 }
 

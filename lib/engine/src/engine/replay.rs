@@ -25,7 +25,7 @@ pub struct Known {
 impl<B: Backend> Engine<B> {
     /// One step, computed only for sequences whose ordinal is not in `known`, which has every reply that ends in it.
     /// What is emitted of those says nothing of their text and bits, nor whether their slots were zero. Returns false
-    /// when there was nothing to do.
+    /// when there was nothing to do. Time and launches are counted of what is computed; everything else as it was.
     ///
     /// # Errors
     /// As [`Engine::step`]; also when a known reply does not fit the pages reserved for it.
@@ -49,7 +49,6 @@ impl<B: Backend> Engine<B> {
         let rest = part(&batch, |s| !known.contains_key(&s.owner));
         let start = Instant::now();
         if rest.segments.is_empty() {
-            self.dispatcher.count(&self.backend, &batch);
             self.account(&batch, Duration::ZERO);
         } else {
             self.dispatcher.set_absent(batch.segments.len() - rest.segments.len());

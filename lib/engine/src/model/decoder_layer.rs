@@ -80,6 +80,12 @@ impl<B: Backend> DecoderLayer<B> {
         let norm = (&self.post_attention_layernorm, self.eps);
         let mut path = decision.map_or(Path::Paged, |d| d.path);
         match &self.token_mixer {
+            TokenMixer::GatedDeltaNet(gdn) if dispatcher.coop_gdn(b, batch) => {
+                let mlp = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
+                let scratch = (&mut s.gdn_proj, &mut s.qkv, &mut s.o, &mut s.gate_up, &mut s.act);
+                b.coop_gdn(gdn.coop(mlp, scratch, cache, input_norm), batch)?;
+                return Ok(Path::Coop);
+            }
             TokenMixer::GatedDeltaNet(gdn) => gdn.forward(b, batch, cache, s, input_norm)?,
             TokenMixer::GatedAttention(attention) => {
                 if let Some(decision) = decision.filter(|d| d.path == Path::Coop) {
@@ -94,7 +100,7 @@ impl<B: Backend> DecoderLayer<B> {
         }
         match (path, dispatcher.workspace(self.index)) {
             (Path::Lite, Some(ws)) => {
-                let layer = self.mlp.fused((&mut s.x, &mut s.n, &mut s.mixed), norm);
+                let layer = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
                 b.fused_mlp(layer, ws, rows)?;
             }
             _ => self.mlp.forward(b, s, norm, rows)?,
@@ -119,7 +125,7 @@ impl<B: Backend> DecoderLayer<B> {
         };
         let norm = (&self.post_attention_layernorm, self.eps);
         let layer = CoopLayer {
-            mlp: self.mlp.fused((&mut s.x, &mut s.n, &mut s.mixed), norm),
+            mlp: self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm),
             attn: &mut s.attn,
             proj: &mut s.attn_proj,
             cache,

@@ -2,7 +2,7 @@
 
 use super::{Loader, Scratch};
 use crate::Error;
-use crate::backend::{Backend, DeltaGate, DeltaNet, GdnShape};
+use crate::backend::{Backend, CoopGdn, DeltaGate, DeltaNet, GdnShape, MlpLayer};
 use crate::batch::Batch;
 use cute_checkpoint::Config;
 
@@ -57,6 +57,29 @@ impl<B: Backend> GatedDeltaNet<B> {
         b.linear_add(&mut s.x, &mut s.mixed, &s.o, &self.out_proj, rows)
     }
 
+    /// The whole layer, to be one launch.
+    pub(super) fn coop<'a>(
+        &'a self,
+        mlp: MlpLayer<'a, B>,
+        (proj, qkv, o, gate_up, act): CoopScratch<'a, B>,
+        cache: &'a mut B::Cache,
+        input_norm: (&'a B::Vector, f32),
+    ) -> CoopGdn<'a, B> {
+        CoopGdn {
+            mlp,
+            gate_up,
+            act,
+            proj,
+            qkv,
+            o,
+            cache,
+            input_norm,
+            in_proj: &self.in_proj,
+            args: self.args(),
+            out_proj: &self.out_proj,
+        }
+    }
+
     fn args(&self) -> DeltaNet<'_, B> {
         DeltaNet {
             taps: &self.conv1d,
@@ -65,3 +88,12 @@ impl<B: Backend> GatedDeltaNet<B> {
         }
     }
 }
+
+/// `gdn_proj`, `qkv`, `o`, `gate_up` and `act` of a [`Scratch`].
+pub(super) type CoopScratch<'a, B> = (
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+);

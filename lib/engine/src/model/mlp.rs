@@ -39,8 +39,13 @@ impl<B: Backend> Mlp<B> {
     }
 
     /// The same in one launch.
-    pub(super) fn fused<'a>(&'a self, s: MlpScratch<'a, B>, norm: (&'a B::Vector, f32)) -> MlpLayer<'a, B> {
-        MlpLayer { x: s.0, n: s.1, mixed: s.2, norm, mlp: self.weights() }
+    pub(super) fn fused<'a>(
+        &'a self,
+        index: usize,
+        s: MlpScratch<'a, B>,
+        norm: (&'a B::Vector, f32),
+    ) -> MlpLayer<'a, B> {
+        MlpLayer { index, x: s.0, n: s.1, mixed: s.2, norm, mlp: self.weights() }
     }
 }
 
