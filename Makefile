@@ -2,13 +2,14 @@
 # make test      all tests
 # make faults    three faults tell their stories, each caught
 # make incident  the diagnosis of the incident, replayed from its facts
+# make torture   a thousand kills at random moments, each run resumed to the bytes of a whole one
 # make bench     tokens a second on this machine, with intervals
 # make lint      formatting and clippy, as CI runs them
 
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo test faults incident bench lint clean
+.PHONY: build demo test faults incident torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
@@ -24,6 +25,11 @@ faults: build
 
 incident: build
 	bash examples/incident/replay.sh
+
+torture: export KILLS ?= 1000
+torture: export SEED ?= $(shell date +%s)
+torture:
+	$(CARGO) test -p cute-generate --test survive -- --nocapture
 
 bench:
 	$(CARGO) bench -p cute-engine --bench decode

@@ -1,5 +1,9 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
+mod replay;
+
+pub use replay::Known;
+
 use crate::Error;
 use crate::backend::{Backend, Regions};
 use crate::batch::{Batch, BatchKind};

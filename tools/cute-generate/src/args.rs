@@ -12,6 +12,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
@@ -134,6 +135,13 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = "Dispatch")]
     pub resident_cap: Option<usize>,
 
+    /// Keep what is finished in this directory, so that the run can go on after it was killed
+    #[arg(long, value_name = "DIR", help_heading = "Journal")]
+    pub journal: Option<PathBuf>,
+    /// Go on with the run whose journal this is: first what it holds, then the rest
+    #[arg(long, requires = "journal", help_heading = "Journal")]
+    pub resume: bool,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -181,8 +189,24 @@ impl Args {
         })
     }
 
-    /// Puts the values the engine received in place of what was typed.
+    /// Refuses what cannot be resumed.
+    pub fn check_journal(&self) -> anyhow::Result<()> {
+        match (&self.journal, self.fault) {
+            (None, _) => Ok(()),
+            (_, Some(fault)) => Err(anyhow!(
+                "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"
+            )),
+            (_, None) if self.region_timing => {
+                Err(anyhow!("--journal with --region-timing 1: the time of each phase is not kept"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the values the engine received in place of what was typed. Where the journal is changes no record.
     pub fn resolve(&self, config: &mut Config, engine: &EngineConfig) {
+        config.forget("journal");
+        config.forget("resume");
         for (name, value) in [
             ("max_num_seqs", engine.max_num_seqs),
             ("max_model_len", engine.max_model_len),

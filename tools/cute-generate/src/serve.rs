@@ -1,9 +1,11 @@
 //! Feeds the engine and writes what comes out, in the order of the requests.
 
 use crate::args::Args;
+use crate::journal::{Journal, Spent};
 use crate::output;
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
+use cute_cli::{Exit, Stop};
 use cute_engine::backend::Cpu;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
@@ -25,6 +27,14 @@ pub struct Server<'a> {
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// prompts that could not be made into requests
+    pub refused: u64,
+    /// the exit code of the signal that stopped it, and how far it had come
+    pub stopped: Option<(Exit, String)>,
 }
 
 /// What a completion says of its prompt, known before the reply.
@@ -78,60 +88,77 @@ impl<'a> Server<'a> {
         self.engine.pool_record()
     }
 
-    /// Runs the prompt set `--runs` times. Returns how many prompts could not be made into requests.
-    pub fn run(&mut self, prompts: &[Prompt], out: &mut Writer<'_>) -> anyhow::Result<u64> {
+    /// Runs the prompt set `--runs` times, until `stop` is asked for. A resumed run starts with the steps of its journal.
+    pub fn run(
+        &mut self,
+        prompts: &[Prompt],
+        journal: &mut Journal,
+        stop: &Stop,
+        out: &mut Writer<'_>,
+    ) -> anyhow::Result<Outcome> {
         let total = prompts.len() as u64 * self.args.runs;
         self.bar.set_length(total);
         let mut tickets = BTreeMap::new();
         let mut done: BTreeMap<u64, Completion> = BTreeMap::new();
-        let (mut next, mut written, mut bad) = (0, 0, 0);
-        while written < total {
+        let (mut next, mut refused) = (0, 0);
+        while self.requests < total {
+            if let Some(exit) = stop.asked() {
+                let stopped =
+                    Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
+                done.into_values().try_for_each(|completion| self.write(completion, out))?;
+                return Ok(Outcome { refused, stopped });
+            }
             while next < total && self.engine.scheduler().waiting() < self.args.max_num_seqs {
                 let (run, index) = (next / prompts.len() as u64, next % prompts.len() as u64);
                 let (ticket, admitted) = self.submit(&prompts[index as usize], run, index, next);
                 if let Err(e) = admitted {
                     log_line(&self.bar, &format!("cute-generate: {e:#}"));
-                    bad += 1;
+                    refused += 1;
                     done.insert(next, output::refused(&ticket_base(&ticket, next), &e));
                 } else {
                     tickets.insert(next, ticket);
                 }
                 next += 1;
             }
-            let mut failure = None;
-            let worked = self.engine.step(&mut |event| match event {
-                Event::State(state) => {
-                    if let Err(e) = out.write(&Record::State(state)) {
-                        failure.get_or_insert(e);
+            let before = self.engine.totals().steps;
+            let mut events = Vec::new();
+            let mut emit = |event| events.push(event);
+            let worked = match journal.known(before) {
+                Some(known) => self.engine.replay(known, &mut emit),
+                None => self.engine.step(&mut emit),
+            };
+            for event in events {
+                match event {
+                    Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
+                    Event::Finished(reply) => {
+                        let ordinal = reply.request.ordinal;
+                        if let Some(ticket) = tickets.remove(&ordinal) {
+                            let completion =
+                                output::completion(&ticket_base(&ticket, ordinal), *reply, self.args);
+                            done.insert(ordinal, journal.reply(completion, before)?);
+                        }
                     }
                 }
-                Event::Finished(reply) => {
-                    let ordinal = reply.request.ordinal;
-                    if let Some(ticket) = tickets.remove(&ordinal) {
-                        done.insert(
-                            ordinal,
-                            output::completion(&ticket_base(&ticket, ordinal), *reply, self.args),
-                        );
-                    }
-                }
-            })?;
-            if let Some(e) = failure {
-                return Err(e.into());
             }
-            let before = written;
-            while let Some(completion) = done.remove(&written) {
-                self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
-                out.write(&Record::Completion(completion))?;
-                written += 1;
-                self.bar.inc(1);
+            let worked = worked?;
+            journal.step(before, self.engine.totals().steps, Spent::of(&self.engine))?;
+            let written = self.requests;
+            while let Some(completion) = done.remove(&self.requests) {
+                self.write(completion, out)?;
             }
-            if !worked && written == before && written < total {
+            if !worked && self.requests == written && written < total {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
-        self.requests = total;
         self.bar.finish_and_clear();
-        Ok(bad)
+        Ok(Outcome { refused, stopped: None })
+    }
+
+    fn write(&mut self, completion: Completion, out: &mut Writer<'_>) -> anyhow::Result<()> {
+        self.requests += 1;
+        self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
+        self.bar.inc(1);
+        Ok(out.write(&Record::Completion(completion))?)
     }
 
     /// Tokenises a prompt and queues it.
@@ -199,9 +226,14 @@ impl<'a> Server<'a> {
         Ok(template.render(messages, true)?)
     }
 
-    /// Writes the `timing` records, and one line for people.
-    pub fn report(&self, out: &mut Writer<'_>) -> anyhow::Result<()> {
+    /// Writes the `timing` records, and one line for people. What a resumed run that was stopped before it had caught
+    /// up with its journal could say of time and tokens would not belong together: it says nothing.
+    pub fn report(&self, journal: &Journal, out: &mut Writer<'_>) -> anyhow::Result<()> {
         let totals = self.engine.totals();
+        if journal.known(totals.steps).is_some() {
+            return Ok(());
+        }
+        let totals = journal.work(Spent::of(&self.engine)).totals(totals);
         for timing in output::timings(&totals, self.weight_bytes) {
             out.write(&Record::Timing(timing))?;
         }
@@ -215,9 +247,9 @@ impl<'a> Server<'a> {
     }
 
     /// What stands in the `end` record.
-    pub fn counters(&self) -> Count {
+    pub fn counters(&self, journal: &Journal) -> Count {
         let s = self.engine.scheduler();
-        let (launches, resets) = self.engine.launches();
+        let (launches, resets) = journal.work(Spent::of(&self.engine)).launches();
         let totals = self.engine.totals();
         [
             ("requests", self.requests),
