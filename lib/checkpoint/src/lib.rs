@@ -25,6 +25,7 @@ pub mod digest;
 mod error;
 mod expected;
 mod header;
+mod json;
 mod keys;
 pub mod plan;
 pub mod record;
