@@ -12,6 +12,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
@@ -131,6 +132,9 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = "Dispatch")]
     pub resident_cap: Option<usize>,
 
+    #[command(flatten)]
+    pub probes: crate::probe::Options,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -153,7 +157,7 @@ impl Args {
     pub fn engine_config(&self, model: &cute_checkpoint::Config) -> anyhow::Result<EngineConfig> {
         let layers =
             knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
-        Ok(EngineConfig {
+        let mut engine = EngineConfig {
             max_num_seqs: self.max_num_seqs,
             max_model_len: self.max_model_len.unwrap_or(model.max_position_embeddings.min(1024)),
             max_num_batched_tokens: self.max_num_batched_tokens,
@@ -174,7 +178,9 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
-        })
+        };
+        self.probes.press(&mut engine);
+        Ok(engine)
     }
 
     /// Puts the values the engine received in place of what was typed.

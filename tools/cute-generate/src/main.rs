@@ -2,11 +2,12 @@
 //!
 //! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
 //! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
-//! exits   0 done · 2 usage, bad input, a model that is not what it was, I/O, device
+//! exits   0 done · 1 a probe found a difference · 2 usage, bad input, a model that is not what it was, I/O, device
 
 mod args;
 mod input;
 mod output;
+mod probe;
 mod serve;
 
 use anyhow::{Context, bail};
@@ -33,7 +34,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     args.sampling(0, &Default::default()).validate().map_err(anyhow::Error::msg)?;
     let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
-    let input = input::read(&args)?;
+    let mut input = input::read(&args)?;
     let model = input.model.as_ref();
     let checkpoint = match (named, model) {
         (Some(checkpoint), _) => checkpoint,
@@ -42,7 +43,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
             bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
         }
     };
-    if input.prompts.is_empty() {
+    if input.prompts.is_empty() && args.probes.probe.is_empty() {
         bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
     }
     let dir = checkpoint.dir.clone();
@@ -63,6 +64,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         );
     }
     let engine = args.engine_config(&checkpoint.config)?;
+    let probes = probe::Probes::plan(&args, &checkpoint.config, &engine, std::mem::take(&mut input.prompts))?;
     args.resolve(&mut config, &engine);
     let mut run = config.run();
     run.digests.insert("model".into(), digest);
@@ -72,7 +74,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.fault = engine.fault.map(|f| f.to_string());
 
     let mut out = cute_cli::stdout();
-    let mut server = serve::Server::start(&args, &checkpoint, tokenizer, template, engine)?;
+    let mut server = serve::Server::start(&args, &checkpoint, tokenizer, template, engine, probes)?;
     run.device = Some(server.device());
     out.write(&Record::Run(run))?;
     for (line, parsed) in &input.forward {
@@ -83,7 +85,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     out.write(&Record::Pool(server.pool()))?;
     // inside the pool, so that the engine's parallel loops start without waking a thread from outside
-    let refused = rayon::scope(|_| server.run(&input.prompts, &mut out))?;
+    let refused = rayon::scope(|_| server.run(&mut out))?;
     server.report(&mut out)?;
     let reason = (input.bad > 0).then(|| format!("{} line(s) of the input could not be read", input.bad));
     out.end_with(End {
@@ -93,5 +95,9 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         counters: server.counters(),
         ..End::default()
     })?;
-    Ok(if input.bad + refused > 0 { Exit::Trouble } else { Exit::Pass })
+    Ok(match (input.bad + refused, server.probe_findings()) {
+        (0, 0) => Exit::Pass,
+        (0, _) => Exit::Fail,
+        _ => Exit::Trouble,
+    })
 }

@@ -2,12 +2,13 @@
 
 use crate::args::Args;
 use crate::output;
+use crate::probe::Probes;
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_engine::backend::Cpu;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub struct Server<'a> {
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+    probes: Probes,
 }
 
 /// What a completion says of its prompt, known before the reply.
@@ -45,6 +47,7 @@ impl<'a> Server<'a> {
         tokenizer: Option<Arc<Tokenizer>>,
         template: Option<ChatTemplate>,
         config: EngineConfig,
+        probes: Probes,
     ) -> anyhow::Result<Self> {
         if let Some(fault) = config.fault {
             let _ = writeln!(
@@ -65,6 +68,7 @@ impl<'a> Server<'a> {
             bar,
             requests: 0,
             errors: 0,
+            probes,
         })
     }
 
@@ -78,14 +82,18 @@ impl<'a> Server<'a> {
     }
 
     /// Runs the prompt set `--runs` times. Returns how many prompts could not be made into requests.
-    pub fn run(&mut self, prompts: &[Prompt], out: &mut Writer<'_>) -> anyhow::Result<u64> {
+    pub fn run(&mut self, out: &mut Writer<'_>) -> anyhow::Result<u64> {
+        let prompts = self.probes.prompts();
         let total = prompts.len() as u64 * self.args.runs;
         self.bar.set_length(total);
         let mut tickets = BTreeMap::new();
         let mut done: BTreeMap<u64, Completion> = BTreeMap::new();
         let (mut next, mut written, mut bad) = (0, 0, 0);
         while written < total {
-            while next < total && self.engine.scheduler().waiting() < self.args.max_num_seqs {
+            while next < total
+                && self.engine.scheduler().waiting() < self.args.max_num_seqs
+                && self.probes.may_start(next, tickets.len())
+            {
                 let (run, index) = (next / prompts.len() as u64, next % prompts.len() as u64);
                 let (ticket, admitted) = self.submit(&prompts[index as usize], run, index, next);
                 if let Err(e) = admitted {
@@ -106,6 +114,7 @@ impl<'a> Server<'a> {
                 }
                 Event::Finished(reply) => {
                     let ordinal = reply.request.ordinal;
+                    self.probes.read(ordinal, &reply.token_ids);
                     if let Some(ticket) = tickets.remove(&ordinal) {
                         done.insert(
                             ordinal,
@@ -120,7 +129,9 @@ impl<'a> Server<'a> {
             let before = written;
             while let Some(completion) = done.remove(&written) {
                 self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
+                let (completion, findings) = self.probes.judge(completion);
                 out.write(&Record::Completion(completion))?;
+                self.report_probes(findings, out)?;
                 written += 1;
                 self.bar.inc(1);
             }
@@ -128,9 +139,28 @@ impl<'a> Server<'a> {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
+        self.report_probes(self.probes.blind(), out)?;
         self.requests = total;
         self.bar.finish_and_clear();
         Ok(bad)
+    }
+
+    /// Differences that the probes found so far.
+    pub fn probe_findings(&self) -> u64 {
+        self.probes.findings()
+    }
+
+    /// Writes findings as records, and as lines for people.
+    fn report_probes(
+        &self,
+        findings: impl IntoIterator<Item = Finding>,
+        out: &mut Writer<'_>,
+    ) -> anyhow::Result<()> {
+        for finding in findings {
+            log_line(&self.bar, &format!("cute-generate: {}", finding.message));
+            out.write(&Record::Finding(finding))?;
+        }
+        Ok(())
     }
 
     /// Tokenises a prompt and queues it.
@@ -218,7 +248,7 @@ impl<'a> Server<'a> {
         let s = self.engine.scheduler();
         let (launches, resets) = self.engine.launches();
         let totals = self.engine.totals();
-        [
+        let engine = [
             ("requests", self.requests),
             ("errors", self.errors),
             ("steps", totals.steps),
@@ -232,8 +262,8 @@ impl<'a> Server<'a> {
             ("fused_launches", launches),
             ("workspace_resets", resets),
         ]
-        .map(|(name, n)| (name.to_owned(), n))
-        .into()
+        .map(|(name, n)| (name.to_owned(), n));
+        engine.into_iter().chain(self.probes.counters()).collect()
     }
 }
 
