@@ -1,5 +1,6 @@
 //! The arguments, and the engine configuration they make.
 
+use crate::device::Choice;
 use anyhow::anyhow;
 use clap::{Parser, ValueEnum, value_parser};
 use cute_cli::Config;
@@ -13,6 +14,7 @@ const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
+  cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
@@ -79,6 +81,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub logprobs: usize,
 
+    /// Where to run: auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or emulated (the CUDA kernels as host code)
+    #[arg(long, env = "CUTE_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = |s: &str| s.parse::<Choice>(), help_heading = "Engine")]
+    pub device: Choice,
     /// Sequences running at once
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Engine")]
     pub max_num_seqs: usize,
@@ -142,6 +147,9 @@ pub struct Args {
     #[arg(long, requires = "journal", help_heading = "Journal")]
     pub resume: bool,
 
+    #[command(flatten)]
+    pub probes: crate::probe::Options,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -164,7 +172,7 @@ impl Args {
     pub fn engine_config(&self, model: &cute_checkpoint::Config) -> anyhow::Result<EngineConfig> {
         let layers =
             knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
-        Ok(EngineConfig {
+        let mut engine = EngineConfig {
             max_num_seqs: self.max_num_seqs,
             max_model_len: self.max_model_len.unwrap_or(model.max_position_embeddings.min(1024)),
             max_num_batched_tokens: self.max_num_batched_tokens,
@@ -186,13 +194,18 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
-        })
+        };
+        self.probes.press(&mut engine);
+        Ok(engine)
     }
 
     /// Refuses what cannot be resumed.
     pub fn check_journal(&self) -> anyhow::Result<()> {
         match (&self.journal, self.fault) {
             (None, _) => Ok(()),
+            _ if !self.probes.probe.is_empty() => {
+                Err(anyhow!("--journal with --probe: what a probe compares replies with is not kept"))
+            }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"
             )),

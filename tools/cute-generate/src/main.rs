@@ -2,19 +2,25 @@
 //!
 //! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
 //! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
-//! exits   0 done · 2 usage, bad input, a model that is not what it was, I/O, device · 130 Ctrl-C · 143 SIGTERM
+//! exits   0 done · 1 a probe found a difference · 2 usage, bad input, a model that is not what it was, I/O, device ·
+//!         130 Ctrl-C · 143 SIGTERM
 
 mod args;
+mod device;
 mod input;
 mod journal;
 mod output;
+mod probe;
 mod serve;
 
 use anyhow::{Context, bail};
 use args::Args;
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Config, Exit, Stop};
+use cute_engine::backend::Backend;
+use cute_engine::{Engine, EngineConfig};
 use cute_records::{End, Pool, Reader, Record, Run, Writer};
+use device::Device;
 use input::Input;
 use journal::Journal;
 use std::process::ExitCode;
@@ -31,7 +37,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         return output::list_faults();
     }
     args.check_journal()?;
-    let mut journal = match &args.journal {
+    let journal = match &args.journal {
         Some(dir) => Journal::open(dir, args.resume)?,
         None => Journal::default(),
     };
@@ -43,7 +49,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     args.sampling(0, &Default::default()).validate().map_err(anyhow::Error::msg)?;
     let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
-    let input = input::read(&args)?;
+    let mut input = input::read(&args)?;
     let model = input.model.as_ref();
     let checkpoint = match (named, model) {
         (Some(checkpoint), _) => checkpoint,
@@ -52,7 +58,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
             bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
         }
     };
-    if input.prompts.is_empty() {
+    if input.prompts.is_empty() && args.probes.probe.is_empty() {
         bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
     }
     let dir = checkpoint.dir.clone();
@@ -73,6 +79,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         );
     }
     let engine = args.engine_config(&checkpoint.config)?;
+    let probes = probe::Probes::plan(&args, &checkpoint.config, &engine, std::mem::take(&mut input.prompts))?;
     args.resolve(&mut config, &engine);
     let mut run = config.run();
     run.digests.insert("model".into(), digest);
@@ -81,33 +88,61 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
     run.fault = engine.fault.map(|f| f.to_string());
 
-    let mut server = serve::Server::start(&args, &checkpoint, tokenizer, template, engine)?;
-    run.device = Some(server.device());
-    let opening = journal.begin(&run, input.bad, opening(run.clone(), &input, server.pool())?)?;
-    let mut out = cute_cli::stdout();
-    for line in Reader::new("opening", opening.as_bytes()) {
-        let line = line?;
-        out.forward(&line, &line.parse()?)?;
+    let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
+    match Device::open(args.device, &checkpoint, &job.engine)? {
+        Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
+        Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
     }
-    let stop = Stop::watch().context("taking signals")?;
-    let done = serve(&mut server, &input, &mut journal, &stop, &mut out);
-    match (done, stop.asked()) {
-        // Ctrl-C ends the readers of a pipeline, too: their absence is no news
-        (Err(e), Some(exit)) if cute_cli::is_broken_pipe(&e) => Ok(exit),
-        (done, _) => done,
+}
+
+/// What is to be done, on whatever device.
+struct Job<'a> {
+    args: &'a Args,
+    input: Input,
+    journal: Journal,
+    run: Run,
+    probes: probe::Probes,
+    text: (Option<Arc<Tokenizer>>, Option<ChatTemplate>),
+    engine: EngineConfig,
+}
+
+impl Job<'_> {
+    fn run_on<B: Backend>(self, backend: B, checkpoint: &Checkpoint) -> anyhow::Result<Exit>
+    where
+        Engine<B>: Send,
+    {
+        let Job { args, input, mut journal, mut run, probes, text, engine } = self;
+        let mut server = serve::Server::start(backend, args, checkpoint, text, engine, probes)?;
+        run.device = Some(server.device());
+        let opening = journal.begin(&run, input.bad, opening(run.clone(), &input, server.pool())?)?;
+        let mut out = cute_cli::stdout();
+        for line in Reader::new("opening", opening.as_bytes()) {
+            let line = line?;
+            out.forward(&line, &line.parse()?)?;
+        }
+        let stop = Stop::watch().context("taking signals")?;
+        let done = serve(&mut server, &input, &mut journal, &stop, &mut out);
+        match (done, stop.asked()) {
+            // Ctrl-C ends the readers of a pipeline, too: their absence is no news
+            (Err(e), Some(exit)) if cute_cli::is_broken_pipe(&e) => Ok(exit),
+            (done, _) => done,
+        }
     }
 }
 
 /// Everything from the first request to `end`.
-fn serve(
-    server: &mut serve::Server<'_>,
+fn serve<B: Backend>(
+    server: &mut serve::Server<'_, B>,
     input: &Input,
     journal: &mut Journal,
     stop: &Stop,
     out: &mut Writer<'_>,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<Exit>
+where
+    Engine<B>: Send,
+{
     // inside the pool, so that the engine's parallel loops start without waking a thread from outside
-    let outcome = rayon::scope(|_| server.run(&input.prompts, journal, stop, out))?;
+    let outcome = rayon::scope(|_| server.run(journal, stop, out))?;
     journal.sync()?;
     let mut reasons = Vec::new();
     if input.bad > 0 {
@@ -128,6 +163,7 @@ fn serve(
     Ok(match outcome.stopped {
         Some((exit, _)) => exit,
         None if input.bad + outcome.refused > 0 => Exit::Trouble,
+        None if server.probe_findings() > 0 => Exit::Fail,
         None => Exit::Pass,
     })
 }

@@ -3,14 +3,15 @@
 use crate::args::Args;
 use crate::journal::{Journal, Spent};
 use crate::output;
+use crate::probe::Probes;
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
-use cute_engine::backend::Cpu;
+use cute_engine::backend::Backend;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -18,15 +19,16 @@ use std::io::Write;
 use std::sync::Arc;
 
 /// An engine and what belongs to it.
-pub struct Server<'a> {
+pub struct Server<'a, B: Backend> {
     args: &'a Args,
-    engine: Engine<Cpu>,
+    engine: Engine<B>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
     weight_bytes: u64,
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+    probes: Probes,
 }
 
 /// How a run ended.
@@ -48,15 +50,17 @@ struct Ticket {
     gold: Option<String>,
 }
 
-impl<'a> Server<'a> {
+impl<'a, B: Backend> Server<'a, B> {
     /// Loads the model and says on stderr what is out of the ordinary.
     pub fn start(
+        backend: B,
         args: &'a Args,
         checkpoint: &Checkpoint,
-        tokenizer: Option<Arc<Tokenizer>>,
-        template: Option<ChatTemplate>,
+        text: (Option<Arc<Tokenizer>>, Option<ChatTemplate>),
         config: EngineConfig,
+        probes: Probes,
     ) -> anyhow::Result<Self> {
+        let (tokenizer, template) = text;
         if let Some(fault) = config.fault {
             let _ = writeln!(
                 std::io::stderr(),
@@ -66,16 +70,16 @@ impl<'a> Server<'a> {
         let bar = cute_cli::progress(0, "generating");
         let log_bar = bar.clone();
         let log = Box::new(move |line: &str| log_line(&log_bar, line));
-        let cpu = Cpu { fault: config.fault, ..Cpu::default() };
         Ok(Server {
             args,
-            engine: Engine::new(cpu, checkpoint, tokenizer.clone(), config, log)?,
+            engine: Engine::new(backend, checkpoint, tokenizer.clone(), config, log)?,
             tokenizer,
             template,
             weight_bytes: checkpoint.weight_bytes(),
             bar,
             requests: 0,
             errors: 0,
+            probes,
         })
     }
 
@@ -91,11 +95,11 @@ impl<'a> Server<'a> {
     /// Runs the prompt set `--runs` times, until `stop` is asked for. A resumed run starts with the steps of its journal.
     pub fn run(
         &mut self,
-        prompts: &[Prompt],
         journal: &mut Journal,
         stop: &Stop,
         out: &mut Writer<'_>,
     ) -> anyhow::Result<Outcome> {
+        let prompts = self.probes.prompts();
         let total = prompts.len() as u64 * self.args.runs;
         self.bar.set_length(total);
         let mut tickets = BTreeMap::new();
@@ -108,7 +112,10 @@ impl<'a> Server<'a> {
                 done.into_values().try_for_each(|completion| self.write(completion, out))?;
                 return Ok(Outcome { refused, stopped });
             }
-            while next < total && self.engine.scheduler().waiting() < self.args.max_num_seqs {
+            while next < total
+                && self.engine.scheduler().waiting() < self.args.max_num_seqs
+                && self.probes.may_start(next, tickets.len())
+            {
                 let (run, index) = (next / prompts.len() as u64, next % prompts.len() as u64);
                 let (ticket, admitted) = self.submit(&prompts[index as usize], run, index, next);
                 if let Err(e) = admitted {
@@ -132,6 +139,7 @@ impl<'a> Server<'a> {
                     Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
                     Event::Finished(reply) => {
                         let ordinal = reply.request.ordinal;
+                        self.probes.read(ordinal, &reply.token_ids);
                         if let Some(ticket) = tickets.remove(&ordinal) {
                             let completion =
                                 output::completion(&ticket_base(&ticket, ordinal), *reply, self.args);
@@ -150,6 +158,7 @@ impl<'a> Server<'a> {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
+        self.report_probes(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
         Ok(Outcome { refused, stopped: None })
     }
@@ -158,7 +167,27 @@ impl<'a> Server<'a> {
         self.requests += 1;
         self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
         self.bar.inc(1);
-        Ok(out.write(&Record::Completion(completion))?)
+        let (completion, findings) = self.probes.judge(completion);
+        out.write(&Record::Completion(completion))?;
+        self.report_probes(findings, out)
+    }
+
+    /// Differences that the probes found so far.
+    pub fn probe_findings(&self) -> u64 {
+        self.probes.findings()
+    }
+
+    /// Writes findings as records, and as lines for people.
+    fn report_probes(
+        &self,
+        findings: impl IntoIterator<Item = Finding>,
+        out: &mut Writer<'_>,
+    ) -> anyhow::Result<()> {
+        for finding in findings {
+            log_line(&self.bar, &format!("cute-generate: {}", finding.message));
+            out.write(&Record::Finding(finding))?;
+        }
+        Ok(())
     }
 
     /// Tokenises a prompt and queues it.
@@ -251,7 +280,7 @@ impl<'a> Server<'a> {
         let s = self.engine.scheduler();
         let (launches, resets) = journal.work(Spent::of(&self.engine)).launches();
         let totals = self.engine.totals();
-        [
+        let engine = [
             ("requests", self.requests),
             ("errors", self.errors),
             ("cancelled", totals.cancelled),
@@ -269,8 +298,8 @@ impl<'a> Server<'a> {
             ("fused_launches", launches),
             ("workspace_resets", resets),
         ]
-        .map(|(name, n)| (name.to_owned(), n))
-        .into()
+        .map(|(name, n)| (name.to_owned(), n));
+        engine.into_iter().chain(self.probes.counters()).collect()
     }
 }
 
