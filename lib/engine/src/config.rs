@@ -53,12 +53,19 @@ impl EngineConfig {
         self.num_kv_pages.unwrap_or(enough.max(least))
     }
 
+    /// Most rows of a step.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.max_num_batched_tokens.max(self.max_num_seqs)
+    }
+
     pub(crate) fn cache_shape(&self) -> CacheShape {
         CacheShape {
             num_pages: self.pages(),
             page_size: self.page_size,
             kv_dtype: self.kv_dtype,
             num_slots: 1 + self.max_num_seqs,
+            max_rows: self.max_rows(),
+            max_len: self.max_model_len,
         }
     }
 

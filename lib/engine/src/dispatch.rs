@@ -12,11 +12,8 @@ use crate::knobs::{Knobs, PathKnob};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Blocks of a cooperative launch per sequence: 8 slices by 8 tiles.
-pub const BLOCKS_PER_SEQUENCE: usize = 64;
-
 /// How a full-attention layer's attention and MLP are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
     /// one cooperative launch
     Coop,
@@ -54,6 +51,8 @@ pub struct Situation {
     pub layer_allowed: bool,
     /// sequences in the batch
     pub num_seqs: usize,
+    /// blocks its cooperative launch has
+    pub blocks: usize,
     /// rows the workspaces hold
     pub cap_tokens: usize,
     /// blocks resident at once
@@ -75,7 +74,7 @@ pub fn choose(fusion: bool, path: PathKnob, s: &Situation) -> Decision {
     if s.num_seqs > s.cap_tokens {
         return decision(Path::Paged, "batch_exceeds_workspace");
     }
-    let fits = s.num_seqs.saturating_mul(BLOCKS_PER_SEQUENCE) <= s.resident_cap;
+    let fits = s.blocks <= s.resident_cap;
     match path {
         PathKnob::Lite => decision(Path::Lite, "path_lite"),
         PathKnob::Coop if fits => decision(Path::Coop, "path_coop"),
@@ -122,7 +121,7 @@ impl<B: Backend> Dispatcher<B> {
                 workspaces.insert(layer, ws);
             }
         }
-        let device_cap = backend.resident_cap().min(rows * BLOCKS_PER_SEQUENCE);
+        let device_cap = backend.resident_cap().min(backend.coop_blocks(rows));
         Ok(Dispatcher {
             resident_cap: knobs.resident_cap.unwrap_or(device_cap),
             knobs,
@@ -155,12 +154,20 @@ impl<B: Backend> Dispatcher<B> {
         self.coop_launch_fails
     }
 
+    /// Whether gated-delta-net layers run as one cooperative launch in this step.
+    pub(crate) fn coop_gdn(&self, backend: &B, batch: &Batch) -> bool {
+        self.knobs.coop_gdn
+            && batch.kind == BatchKind::Decode
+            && backend.coop_blocks(batch.segments.len()) <= self.resident_cap
+    }
+
     /// Applies the rule to a layer and a batch.
-    pub(crate) fn decide(&self, layer: usize, batch: &Batch) -> Decision {
+    pub(crate) fn decide(&self, backend: &B, layer: usize, batch: &Batch) -> Decision {
         let situation = Situation {
             is_decode_only: batch.kind == BatchKind::Decode,
             layer_allowed: self.knobs.allows(layer),
             num_seqs: batch.segments.len(),
+            blocks: backend.coop_blocks(batch.segments.len()),
             cap_tokens: self.cap_tokens,
             resident_cap: self.resident_cap,
         };
@@ -184,6 +191,9 @@ impl<B: Backend> Dispatcher<B> {
 
     /// Takes note of what ran, and logs it once per distinct line.
     pub(crate) fn launched(&mut self, layer: usize, batch: &Batch, decision: &Decision, outcome: Path) {
+        if let Some(ws) = self.workspaces.get_mut(&layer).filter(|_| outcome != Path::Paged) {
+            ws.launches += 1;
+        }
         let decode = batch.kind == BatchKind::Decode;
         if !decode
             || !self.knobs.dispatch_log

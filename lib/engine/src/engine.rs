@@ -6,7 +6,7 @@ use crate::batch::{Batch, BatchKind};
 use crate::config::EngineConfig;
 use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
-use crate::model::{Model, Scratch};
+use crate::model::{Model, Scratch, Top};
 use crate::sampler::{self, Stream};
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
@@ -93,7 +93,7 @@ impl<B: Backend> Engine<B> {
             max_num_batched_tokens: config.max_num_batched_tokens,
             page_size: config.page_size,
         };
-        let rows = config.max_num_batched_tokens.max(config.max_num_seqs);
+        let rows = config.max_rows();
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(c, shape)?,
@@ -186,7 +186,7 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.scheduler.verify(&batch)?;
         let start = Instant::now();
-        let logits = self.model.forward(
+        let top = self.model.forward(
             &self.backend,
             &batch,
             &mut self.cache,
@@ -194,7 +194,7 @@ impl<B: Backend> Engine<B> {
             &mut self.dispatcher,
         )?;
         self.account(&batch, start.elapsed());
-        self.append(&batch, logits, emit)?;
+        self.append(&batch, &top, emit)?;
         Ok(true)
     }
 
@@ -254,19 +254,31 @@ impl<B: Backend> Engine<B> {
     fn append(
         &mut self,
         batch: &Batch,
-        mut logits: Vec<f32>,
+        top: &[Option<Top>],
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         let vocab = self.model.config.vocab_size;
-        let mut rows = batch.logit_rows.iter().zip(logits.chunks_exact_mut(vocab)).peekable();
+        // the logits stay on the device unless a request needs more of them than the largest
+        let needs_logits = self
+            .scheduler
+            .running
+            .iter()
+            .any(|s| !s.request.params.is_greedy() || s.request.params.logprobs > 0);
+        let mut logits = match top.len() {
+            n if n > 0 && needs_logits => self.backend.read(&self.scratch.logits, n)?,
+            _ => Vec::new(),
+        };
+        let mut logits = logits.chunks_exact_mut(vocab);
+        let mut rows = batch.logit_rows.iter().zip(top).peekable();
         for segment in &batch.segments {
             let owned = |s: &Sequence| s.request.ordinal == segment.owner;
             let Some(index) = self.scheduler.running.iter().position(owned) else { continue };
             self.scheduler.running[index].computed += segment.len;
-            let Some((_, row)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else {
+            let Some((_, top)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else {
                 continue;
             };
-            if let Some((reason, error)) = self.next_token(index, row) {
+            let row = logits.next().unwrap_or_default();
+            if let Some((reason, error)) = self.next_token(index, *top, row) {
                 self.finish(index, reason, error, emit)?;
             }
         }
@@ -274,12 +286,17 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Appends one token to a sequence. Returns why it ends, if it does.
-    fn next_token(&mut self, index: usize, row: &mut [f32]) -> Option<(FinishReason, Option<String>)> {
+    fn next_token(
+        &mut self,
+        index: usize,
+        top: Option<Top>,
+        row: &mut [f32],
+    ) -> Option<(FinishReason, Option<String>)> {
         let limit = self.scheduler.limit(&self.scheduler.running[index]);
         let s = &mut self.scheduler.running[index];
         let track = self.tracks.get_mut(&s.request.ordinal)?;
         let params = &s.request.params;
-        let top = match sampler::argmax(row) {
+        let top = match top {
             Some(top) => top,
             None if self.config.fault.is_some_and(Fault::launders_nan) => (0, f32::NAN),
             None => {
@@ -295,8 +312,7 @@ impl<B: Backend> Engine<B> {
         if params.logprobs > 0 {
             track.logprobs.push(sampler::logprobs(row, params.logprobs));
         }
-        let plain = params.temperature == 0.0 && params.repetition_penalty == 1.0;
-        let token = if plain || top.1.is_nan() {
+        let token = if params.is_greedy() || top.1.is_nan() {
             top.0
         } else {
             let seen = s.request.prompt.iter().chain(&s.generated).copied();

@@ -31,6 +31,8 @@ pub struct Knobs {
     pub wo_split: usize,
     /// `CUTE_BETA_REGION_TIMING`: time the phases of cooperative launches
     pub region_timing: bool,
+    /// gated-delta-net layers run as one cooperative launch too
+    pub coop_gdn: bool,
     /// blocks resident at once, instead of what the device reports
     pub resident_cap: Option<usize>,
 }
@@ -45,6 +47,7 @@ impl Default for Knobs {
             dispatch_log: true,
             wo_split: 1,
             region_timing: false,
+            coop_gdn: false,
             resident_cap: None,
         }
     }

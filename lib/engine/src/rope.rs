@@ -17,6 +17,10 @@ impl Rope {
         let angles = || (0..len).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
         Rope { half, cos: angles().map(libm::cosf).collect(), sin: angles().map(libm::sinf).collect() }
     }
+    /// Cosines and sines of all positions, each `[positions, rotary_dim / 2]`.
+    pub fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
     /// `cos` and `sin` at a position, each `rotary_dim / 2` long.
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let r = position * self.half..(position + 1) * self.half;

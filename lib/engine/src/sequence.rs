@@ -46,6 +46,11 @@ impl Default for SamplingParams {
 }
 
 impl SamplingParams {
+    /// Whether the token is the one with the largest logit, untouched.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
     /// Checks every value.
     ///
     /// # Errors

@@ -2,88 +2,20 @@
 
 mod common;
 
-use common::{golden_models, greedy, root, run, tiny};
+use common::{expected, golden_models, greedy, logits, root, run, tiny};
 use cute_checkpoint::Checkpoint;
-use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
-use cute_engine::batch::{Batch, BatchKind, Segment};
-use cute_engine::dispatch::Dispatcher;
-use cute_engine::model::{Model, Scratch};
-use cute_engine::{EngineConfig, Knobs};
-use safetensors::SafeTensors;
-use std::path::Path;
+use cute_engine::EngineConfig;
+use cute_engine::backend::Cpu;
 
 /// f32 against f32 in another order of summation; logits have a standard deviation of about 2.
 const TOLERANCE: f32 = 1e-4;
-
-fn i64s(file: &SafeTensors<'_>, name: &str) -> Vec<usize> {
-    let data = file.tensor(name).unwrap().data().to_vec();
-    data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect()
-}
-
-fn f32s(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let data = file.tensor(name).unwrap().data().to_vec();
-    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-
-struct Expected {
-    input_ids: Vec<u32>,
-    positions: Vec<usize>,
-    logits: Vec<f32>,
-    greedy_ids: Vec<u32>,
-}
-
-fn expected(dir: &Path) -> Expected {
-    let bytes = std::fs::read(dir.with_extension("expected.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let ids = |name| i64s(&file, name).into_iter().map(|i| i as u32).collect();
-    Expected {
-        input_ids: ids("input_ids"),
-        positions: i64s(&file, "positions"),
-        logits: f32s(&file, "logits"),
-        greedy_ids: ids("greedy_ids"),
-    }
-}
-
-/// Logits of the wanted positions, the prompt cut after each of `cuts`.
-fn logits(checkpoint: &Checkpoint, e: &Expected, cuts: &[usize]) -> Vec<f32> {
-    let cpu = Cpu::default();
-    let len = e.input_ids.len();
-    let model = Model::load(&cpu, checkpoint, len).unwrap();
-    let shape = CacheShape { num_pages: 8, page_size: 64, kv_dtype: KvDtype::F32, num_slots: 2 };
-    let mut cache = cpu.cache(&checkpoint.config, shape).unwrap();
-    let mut scratch = Scratch::new(&cpu, &checkpoint.config, len, len).unwrap();
-    let mut dispatcher =
-        Dispatcher::new(&cpu, &checkpoint.config, Knobs::default(), 1, None, Box::new(|_| ())).unwrap();
-    let mut all = Vec::new();
-    let mut start = 0;
-    for end in cuts.iter().copied().chain([len]) {
-        let wanted = e.positions.iter().filter(|p| (start..end).contains(*p));
-        let batch = Batch {
-            kind: BatchKind::Prefill,
-            tokens: e.input_ids[start..end].to_vec(),
-            segments: vec![Segment {
-                owner: 0,
-                slot: 1,
-                epoch: 1,
-                pages: vec![5, 2, 7],
-                start,
-                row: 0,
-                len: end - start,
-            }],
-            logit_rows: wanted.map(|p| p - start).collect(),
-        };
-        all.extend(model.forward(&cpu, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap());
-        start = end;
-    }
-    all
-}
 
 #[test]
 fn logits_agree_with_transformers_on_every_golden_model() {
     for dir in golden_models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
-        let ours = logits(&checkpoint, &e, &[]);
+        let ours = logits(&Cpu::default(), &checkpoint, &e, &[]);
         assert_eq!(ours.len(), e.logits.len(), "{}", dir.display());
         for (i, (a, b)) in ours.iter().zip(&e.logits).enumerate() {
             let position = e.positions[i / checkpoint.config.vocab_size];
@@ -101,10 +33,12 @@ fn a_prompt_cut_anywhere_gives_the_same_bits() {
     for dir in golden_models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
-        let whole: Vec<u32> = logits(&checkpoint, &e, &[]).into_iter().map(f32::to_bits).collect();
+        let whole: Vec<u32> =
+            logits(&Cpu::default(), &checkpoint, &e, &[]).into_iter().map(f32::to_bits).collect();
         let every: Vec<usize> = (1..e.input_ids.len()).collect();
         for cuts in [&[1][..], &[2, 5, 37], &[63, 64, 65, 128], &[149], &every] {
-            let cut: Vec<u32> = logits(&checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect();
+            let cut: Vec<u32> =
+                logits(&Cpu::default(), &checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect();
             assert!(whole == cut, "{} cut at {cuts:?}", dir.display());
         }
     }

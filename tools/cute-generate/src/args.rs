@@ -127,6 +127,9 @@ pub struct Args {
     /// Time the phases of cooperative launches, as `timing` records: 1 or 0
     #[arg(long, env = "CUTE_BETA_REGION_TIMING", value_name = "0|1", default_value = "0", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
     pub region_timing: bool,
+    /// Run gated-delta-net layers as one cooperative launch too: 1 or 0
+    #[arg(long, env = "CUTE_COOP_GDN", value_name = "0|1", default_value = "0", num_args = 0..=1, default_missing_value = "1", value_parser = knobs::parse_switch, help_heading = "Dispatch", action = clap::ArgAction::Set)]
+    pub coop_gdn: bool,
     /// Blocks of a cooperative launch resident at once, instead of what the device reports
     #[arg(long, value_name = "N", help_heading = "Dispatch")]
     pub resident_cap: Option<usize>,
@@ -171,6 +174,7 @@ impl Args {
                 dispatch_log: self.dispatch_log,
                 wo_split: self.wo_split,
                 region_timing: self.region_timing,
+                coop_gdn: self.coop_gdn,
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
@@ -194,6 +198,7 @@ impl Args {
         config.resolve("fallback_raise", engine.knobs.fallback_raise);
         config.resolve("dispatch_log", engine.knobs.dispatch_log);
         config.resolve("region_timing", engine.knobs.region_timing);
+        config.resolve("coop_gdn", engine.knobs.coop_gdn);
         config.resolve("runs", self.runs);
         config.resolve("max_tokens", self.max_tokens);
         config.resolve("temperature", f64::from(self.temperature));

@@ -3,7 +3,7 @@
 //! A launch resets what it uses: partial products are added into slots that were zeroed before, and the
 //! arrival counters start at zero. Slots are summed in ascending order, so a path gives the same bits each time.
 
-use super::{AttentionShape, Backend};
+use super::{Backend, DeltaNet, QkNorm};
 use crate::Error;
 use crate::batch::Batch;
 use std::time::{Duration, Instant};
@@ -21,30 +21,68 @@ pub struct MlpWeights<'a, B: Backend> {
     pub intermediate: usize,
 }
 
-/// Everything one cooperative launch reads and writes.
-pub struct CoopLayer<'a, B: Backend> {
+/// Everything a fused MLP reads and writes.
+pub struct MlpLayer<'a, B: Backend> {
+    /// the decoder layer, from 0
+    pub index: usize,
     /// residual stream `[rows, H]`, in place
     pub x: &'a mut B::Buf,
     /// normed activations `[rows, H]`, scratch
     pub n: &'a mut B::Buf,
-    /// attention output `[rows, heads · head_dim]`, scratch
-    pub attn: &'a mut B::Buf,
     /// `[rows, H]`, scratch
     pub mixed: &'a mut B::Buf,
-    /// projections of this layer, q and k already normed and rotated
-    pub proj: &'a B::Buf,
-    /// pages
-    pub cache: &'a B::Cache,
-    /// attention geometry
-    pub shape: AttentionShape,
-    /// `[H, heads · head_dim]`
-    pub o_proj: &'a B::Matrix,
-    /// pieces each key/value head group's inputs are split into: 1, 2, 4 or 8
-    pub wo_split: usize,
     /// post-attention norm and its eps
     pub norm: (&'a B::Vector, f32),
     /// the MLP
     pub mlp: MlpWeights<'a, B>,
+}
+
+/// Everything one cooperative launch reads and writes.
+pub struct CoopLayer<'a, B: Backend> {
+    /// the MLP and what is common to all phases
+    pub mlp: MlpLayer<'a, B>,
+    /// attention output `[rows, heads · head_dim]`, scratch
+    pub attn: &'a mut B::Buf,
+    /// projections of this layer, scratch
+    pub proj: &'a mut B::Buf,
+    /// pages
+    pub cache: &'a mut B::Cache,
+    /// input norm and its eps
+    pub input_norm: (&'a B::Vector, f32),
+    /// `[q; k; v]`
+    pub qkv_proj: &'a B::Matrix,
+    /// norms and angles of q and k
+    pub qk_norm: QkNorm<'a, B>,
+    /// `[H, heads · head_dim]`
+    pub o_proj: &'a B::Matrix,
+    /// pieces each key/value head group's inputs are split into: 1, 2, 4 or 8
+    pub wo_split: usize,
+}
+
+/// Everything a cooperative launch of a gated-delta-net layer reads and writes.
+pub struct CoopGdn<'a, B: Backend> {
+    /// the MLP and what is common to all phases
+    pub mlp: MlpLayer<'a, B>,
+    /// `[rows, 2 I]` and `[rows, I]`, scratch
+    pub gate_up: &'a mut B::Buf,
+    /// see `gate_up`
+    pub act: &'a mut B::Buf,
+    /// projections, convolved q, k and v, and the result before the output projection: scratch
+    pub proj: &'a mut B::Buf,
+    /// see `proj`
+    pub qkv: &'a mut B::Buf,
+    /// see `proj`
+    pub o: &'a mut B::Buf,
+    /// slots
+    pub cache: &'a mut B::Cache,
+    /// input norm and its eps
+    pub input_norm: (&'a B::Vector, f32),
+    /// `[qkv; z; b; a]`
+    pub in_proj: &'a B::Matrix,
+    /// the mixer's own weights
+    pub args: DeltaNet<'a, B>,
+    /// `[H, Hv · Dv]`
+    pub out_proj: &'a B::Matrix,
 }
 
 /// Arrival counters of a cooperative launch. Each must be zero at its start.
@@ -139,7 +177,6 @@ impl<B: Backend> Workspace<B> {
         }
         backend.zero(&mut self.mlp_partial, rows)?;
         self.counters = Counters::default();
-        self.launches += 1;
         self.resets += 1;
         Ok(())
     }
@@ -161,39 +198,27 @@ fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
 
 pub(super) fn mlp<B: Backend>(
     b: &B,
-    out: &mut B::Buf,
-    x: &B::Buf,
-    mlp: MlpWeights<'_, B>,
+    l: MlpLayer<'_, B>,
     ws: &mut Workspace<B>,
     rows: usize,
 ) -> Result<(), Error> {
     ws.reset(b, rows, false)?;
-    mlp_phase(b, out, x, &mlp, ws, rows)
+    b.rms_norm(l.n, l.x, l.norm.0, l.norm.1, rows)?;
+    mlp_phase(b, l, ws, rows)
 }
 
-fn mlp_phase<B: Backend>(
-    b: &B,
-    out: &mut B::Buf,
-    x: &B::Buf,
-    mlp: &MlpWeights<'_, B>,
-    ws: &mut Workspace<B>,
-    rows: usize,
-) -> Result<(), Error> {
-    b.linear(&mut ws.gate_up, x, mlp.gate_up, rows)?;
+/// The MLP of the normed `n`, and the residual.
+fn mlp_phase<B: Backend>(b: &B, l: MlpLayer<'_, B>, ws: &mut Workspace<B>, rows: usize) -> Result<(), Error> {
+    b.linear(&mut ws.gate_up, l.n, l.mlp.gate_up, rows)?;
     b.swiglu(&mut ws.act, &ws.gate_up, rows)?;
     for i in 0..MLP_SPLIT {
-        b.linear_partial(
-            &mut ws.mlp_partial,
-            i,
-            &ws.act,
-            mlp.down,
-            piece(mlp.intermediate, i, MLP_SPLIT),
-            rows,
-        )?;
+        let range = piece(l.mlp.intermediate, i, MLP_SPLIT);
+        b.linear_partial(&mut ws.mlp_partial, i, &ws.act, l.mlp.down, range, rows)?;
         ws.counters.mlp += 1;
     }
     arrived("mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
-    b.gather(out, &ws.mlp_partial, MLP_SPLIT, rows)
+    b.gather(l.mixed, &ws.mlp_partial, MLP_SPLIT, rows)?;
+    b.add(l.x, l.mixed, rows)
 }
 
 pub(super) fn coop_layer<B: Backend>(
@@ -203,16 +228,20 @@ pub(super) fn coop_layer<B: Backend>(
     batch: &Batch,
 ) -> Result<(), Error> {
     let rows = batch.rows();
+    let m = l.mlp;
+    let shape = l.qk_norm.shape;
     ws.reset(b, rows, true)?;
     let mark = ws.regions.start();
-    // phase 1: attention, one group a key/value head
-    b.attention(l.attn, l.proj, l.cache, &l.shape, batch)?;
-    ws.counters.pre_wo += l.shape.num_kv_heads;
-    arrived("pre_wo_arrival", ws.counters.pre_wo, l.shape.num_kv_heads)?;
+    // phase 1: projections, then attention, one group a key/value head
+    b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.qkv_proj, rows)?;
+    b.qk_norm_rope_kv(l.proj, l.cache, &l.qk_norm, batch)?;
+    b.attention(l.attn, l.proj, l.cache, &shape, batch)?;
+    ws.counters.pre_wo += shape.num_kv_heads;
+    arrived("pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
     let mark = ws.regions.next(0, mark);
     // W_O: the inputs of each group in wo_split pieces, each into its own slot
-    let group = l.shape.num_heads * l.shape.head_dim / l.shape.num_kv_heads;
-    for by in 0..l.shape.num_kv_heads {
+    let group = shape.num_heads * shape.head_dim / shape.num_kv_heads;
+    for by in 0..shape.num_kv_heads {
         for bx in 0..l.wo_split {
             let k = piece(group, bx, l.wo_split);
             let range = by * group + k.start..by * group + k.end;
@@ -220,20 +249,29 @@ pub(super) fn coop_layer<B: Backend>(
             ws.counters.phase1 += 1;
         }
     }
-    let slots = l.shape.num_kv_heads * l.wo_split;
+    let slots = shape.num_kv_heads * l.wo_split;
     arrived("phase1_arrival", ws.counters.phase1, slots)?;
     let mark = ws.regions.next(1, mark);
     // gather in slot order, residual, norm
-    b.gather(l.mixed, &ws.wo_output, slots, rows)?;
-    b.add_rms_norm(l.n, l.x, l.mixed, l.norm, rows)?;
+    b.gather(m.mixed, &ws.wo_output, slots, rows)?;
+    b.add(m.x, m.mixed, rows)?;
+    b.rms_norm(m.n, m.x, m.norm.0, m.norm.1, rows)?;
     // phase 2: grid barrier
     ws.counters.grid_barrier += rows;
     arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
     let mark = ws.regions.next(2, mark);
     // phase 3: MLP
-    mlp_phase(b, l.mixed, l.n, &l.mlp, ws, rows)?;
-    b.add(l.x, l.mixed, rows)?;
+    mlp_phase(b, m, ws, rows)?;
     ws.regions.next(3, mark);
     ws.regions.launches += u64::from(mark.is_some());
     Ok(())
+}
+
+pub(super) fn coop_gdn<B: Backend>(b: &B, l: CoopGdn<'_, B>, batch: &Batch) -> Result<(), Error> {
+    let (rows, m) = (batch.rows(), l.mlp);
+    b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.in_proj, rows)?;
+    b.gated_delta_net(l.o, l.qkv, l.proj, &l.args, l.cache, batch)?;
+    b.linear_add(m.x, m.mixed, l.o, l.out_proj, rows)?;
+    b.norm_swiglu(l.act, (m.n, l.gate_up), m.x, m.norm, m.mlp.gate_up, rows)?;
+    b.linear_add(m.x, m.mixed, l.act, m.mlp.down, rows)
 }

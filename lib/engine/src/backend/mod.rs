@@ -9,10 +9,12 @@ pub mod cuda;
 mod fused;
 
 pub use cpu::Cpu;
-pub use fused::{CoopLayer, Counters, MLP_SPLIT, MlpWeights, REGIONS, Regions, Workspace};
+pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 
 use crate::Error;
 use crate::batch::Batch;
+use crate::dispatch::{Decision, Path};
+use crate::rope::Rope;
 use cute_checkpoint::{Config, Tensor};
 
 /// Element type of the KV cache.
@@ -46,6 +48,10 @@ pub struct CacheShape {
     pub kv_dtype: KvDtype,
     /// recurrent slots, the reserved slot 0 included
     pub num_slots: usize,
+    /// most rows of a step
+    pub max_rows: usize,
+    /// most tokens of a sequence
+    pub max_len: usize,
 }
 
 impl CacheShape {
@@ -157,11 +163,15 @@ pub trait Backend: Sized {
     type Matrix;
     /// KV pages and recurrent slots of all layers
     type Cache;
+    /// rotary angles
+    type Rope;
 
     /// What the device is called in records, e.g. `cpu (2 threads)`.
     fn name(&self) -> String;
     /// Blocks of a cooperative launch that are resident at once.
     fn resident_cap(&self) -> usize;
+    /// Blocks that a cooperative launch for so many sequences has.
+    fn coop_blocks(&self, num_seqs: usize) -> usize;
 
     /// A zeroed buffer.
     fn buf(&self, rows: usize, width: usize) -> Result<Self::Buf, Error>;
@@ -173,8 +183,17 @@ pub trait Backend: Sized {
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
+    /// Takes over rotary angles.
+    fn rope(&self, rope: Rope) -> Result<Self::Rope, Error>;
     /// Reads the first `rows` rows back to the host.
     fn read(&self, buf: &Self::Buf, rows: usize) -> Result<Vec<f32>, Error>;
+
+    /// Runs the operations of one step, `ops`, which returns what each attention layer did. A device may record
+    /// them under the step's shape and the `intent` of its layers, and later replay the recording instead.
+    fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
+        let _ = (batch, intent);
+        ops()
+    }
 
     /// Zeroes conv_state and recurrent_state of a slot in every layer.
     fn zero_slot(&self, cache: &mut Self::Cache, slot: u32) -> Result<(), Error>;
@@ -221,6 +240,9 @@ pub trait Backend: Sized {
     fn zero(&self, buf: &mut Self::Buf, rows: usize) -> Result<(), Error>;
     /// `act = silu(gate) · up`, where `gate_up` is `[gate | up]`
     fn swiglu(&self, act: &mut Self::Buf, gate_up: &Self::Buf, rows: usize) -> Result<(), Error>;
+    /// `out[i] = (largest logit, its id's bits)`, ties to the lowest id; `(NaN, _)` when a logit is NaN or +∞, or
+    /// none is finite. `out` is `[rows, 2]`.
+    fn argmax(&self, out: &mut Self::Buf, logits: &Self::Buf, rows: usize) -> Result<(), Error>;
     /// Copies rows: `out[i] = x[rows[i]]`
     fn select(&self, out: &mut Self::Buf, x: &Self::Buf, rows: &[usize]) -> Result<(), Error>;
 
@@ -273,30 +295,70 @@ pub trait Backend: Sized {
         rows: usize,
     ) -> Result<(), Error>;
 
-    /// Fused: `x += y`, then `out = rms_norm(x)`. This body is the definition.
-    fn add_rms_norm(
+    /// Fused: `out = rms_norm(x) Wᵀ`; `n` is scratch. This body is the definition, as below.
+    fn norm_linear(
         &self,
         out: &mut Self::Buf,
-        x: &mut Self::Buf,
-        y: &Self::Buf,
+        n: &mut Self::Buf,
+        x: &Self::Buf,
         norm: (&Self::Vector, f32),
+        w: &Self::Matrix,
         rows: usize,
     ) -> Result<(), Error> {
-        self.add(x, y, rows)?;
-        self.rms_norm(out, x, norm.0, norm.1, rows)
+        self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.linear(out, n, w, rows)
     }
-    /// Fused: the whole MLP with its down product split over [`MLP_SPLIT`] slots (path `lite`).
+    /// Fused: `x += y Wᵀ`; `mixed` is scratch.
+    fn linear_add(
+        &self,
+        x: &mut Self::Buf,
+        mixed: &mut Self::Buf,
+        y: &Self::Buf,
+        w: &Self::Matrix,
+        rows: usize,
+    ) -> Result<(), Error> {
+        self.linear(mixed, y, w, rows)?;
+        self.add(x, mixed, rows)
+    }
+    /// Fused: `act = silu(g) · u` with `[g | u] = rms_norm(x) Wᵀ`; `n` and `gate_up` are scratch.
+    fn norm_swiglu(
+        &self,
+        act: &mut Self::Buf,
+        scratch: (&mut Self::Buf, &mut Self::Buf),
+        x: &Self::Buf,
+        norm: (&Self::Vector, f32),
+        w: &Self::Matrix,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let (n, gate_up) = scratch;
+        self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.linear(gate_up, n, w, rows)?;
+        self.swiglu(act, gate_up, rows)
+    }
+    /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
+    fn gated_delta_net(
+        &self,
+        o: &mut Self::Buf,
+        qkv: &mut Self::Buf,
+        proj: &Self::Buf,
+        args: &DeltaNet<'_, Self>,
+        cache: &mut Self::Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
+    }
+    /// Fused: `x += mlp(rms_norm(x))` with the down product split over [`MLP_SPLIT`] slots (path `lite`).
     fn fused_mlp(
         &self,
-        out: &mut Self::Buf,
-        x: &Self::Buf,
-        mlp: MlpWeights<'_, Self>,
+        layer: MlpLayer<'_, Self>,
         ws: &mut Workspace<Self>,
         rows: usize,
     ) -> Result<(), Error> {
-        fused::mlp(self, out, x, mlp, ws, rows)
+        fused::mlp(self, layer, ws, rows)
     }
-    /// Fused: attention, W_O split into slots, residual and norm, MLP (path `coop`).
+    /// Fused: a whole layer: projections, attention, W_O split into slots, residual and norm, MLP (path `coop`).
     fn coop_layer(
         &self,
         layer: CoopLayer<'_, Self>,
@@ -304,6 +366,10 @@ pub trait Backend: Sized {
         batch: &Batch,
     ) -> Result<(), Error> {
         fused::coop_layer(self, layer, ws, batch)
+    }
+    /// Fused: a whole gated-delta-net layer of a decode step.
+    fn coop_gdn(&self, layer: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
+        fused::coop_gdn(self, layer, batch)
     }
 }
 
@@ -315,9 +381,22 @@ pub struct QkNorm<'a, B: Backend> {
     pub q_norm: &'a B::Vector,
     /// weights of the key norm, `[head_dim]`
     pub k_norm: &'a B::Vector,
-    /// `cos` then `sin` of position · frequency, each `[max_model_len, rotary_dim / 2]`
-    pub rope: &'a crate::rope::Rope,
+    /// angles of all positions
+    pub rope: &'a B::Rope,
 }
+
+/// Arguments of [`Backend::gated_delta_net`].
+pub struct DeltaNet<'a, B: Backend> {
+    /// of the convolution, `[C, K]`
+    pub taps: &'a B::Vector,
+    /// of the recurrence
+    pub gate: DeltaGate<'a, B>,
+    /// of the gated norm, `[Dv]`, and its eps
+    pub norm: (&'a B::Vector, f32),
+}
+
+/// The operations of a step; see [`Backend::step`].
+pub type StepOps<'a> = dyn FnMut() -> Result<Vec<Path>, Error> + 'a;
 
 /// Arguments of [`Backend::gated_delta_rule`].
 pub struct DeltaGate<'a, B: Backend> {

@@ -7,8 +7,7 @@ use super::{Loader, Scratch};
 use crate::Error;
 use crate::backend::{Backend, CoopLayer};
 use crate::batch::Batch;
-use crate::dispatch::{Dispatcher, Path};
-use crate::rope::Rope;
+use crate::dispatch::{Decision, Dispatcher, Path};
 use cute_checkpoint::{Config, LayerType};
 
 pub(super) struct DecoderLayer<B: Backend> {
@@ -18,6 +17,13 @@ pub(super) struct DecoderLayer<B: Backend> {
     post_attention_layernorm: B::Vector,
     mlp: Mlp<B>,
     eps: f32,
+}
+
+/// What is the same for all layers of a step.
+pub(super) struct Step<'a, B: Backend> {
+    pub(super) b: &'a B,
+    pub(super) batch: &'a Batch,
+    pub(super) rope: &'a B::Rope,
 }
 
 enum TokenMixer<B: Backend> {
@@ -54,54 +60,59 @@ impl<B: Backend> DecoderLayer<B> {
         })
     }
 
+    /// Whether this is a full-attention layer, whose path is dispatched.
+    pub(super) fn is_attention(&self) -> bool {
+        matches!(self.token_mixer, TokenMixer::GatedAttention(_))
+    }
+
+    /// Runs the layer on the path of `decision`, which an attention layer has. Returns the path it took.
     pub(super) fn forward(
         &self,
-        b: &B,
-        batch: &Batch,
+        step: &Step<'_, B>,
         cache: &mut B::Cache,
         s: &mut Scratch<B>,
-        rope: &Rope,
         dispatcher: &mut Dispatcher<B>,
-    ) -> Result<(), Error> {
+        decision: Option<Decision>,
+    ) -> Result<Path, Error> {
+        let Step { b, batch, rope } = *step;
         let rows = batch.rows();
-        b.rms_norm(&mut s.n, &s.x, &self.input_layernorm, self.eps, rows)?;
-        let path = match &self.token_mixer {
-            TokenMixer::GatedDeltaNet(gdn) => {
-                gdn.forward(b, batch, cache, s)?;
-                Path::Paged
+        let input_norm = (&self.input_layernorm, self.eps);
+        let norm = (&self.post_attention_layernorm, self.eps);
+        let mut path = decision.map_or(Path::Paged, |d| d.path);
+        match &self.token_mixer {
+            TokenMixer::GatedDeltaNet(gdn) if dispatcher.coop_gdn(b, batch) => {
+                let mlp = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
+                let scratch = (&mut s.gdn_proj, &mut s.qkv, &mut s.o, &mut s.gate_up, &mut s.act);
+                b.coop_gdn(gdn.coop(mlp, scratch, cache, input_norm), batch)?;
+                return Ok(Path::Coop);
             }
+            TokenMixer::GatedDeltaNet(gdn) => gdn.forward(b, batch, cache, s, input_norm)?,
             TokenMixer::GatedAttention(attention) => {
-                attention.project(b, batch, cache, s, rope)?;
-                let decision = dispatcher.decide(self.index, batch);
-                if decision.path == Path::Coop {
-                    match self.coop(b, attention, batch, cache, s, dispatcher) {
-                        Ok(()) => {
-                            dispatcher.launched(self.index, batch, &decision, Path::Coop);
-                            return Ok(());
-                        }
+                if let Some(decision) = decision.filter(|d| d.path == Path::Coop) {
+                    match self.coop(step, attention, cache, s, dispatcher) {
+                        Ok(()) => return Ok(Path::Coop),
                         Err(e) => dispatcher.fallback(self.index, &decision, e)?,
                     }
+                    path = Path::Lite;
                 }
-                let outcome = if decision.path == Path::Coop { Path::Lite } else { decision.path };
-                attention.forward(b, batch, cache, s)?;
-                dispatcher.launched(self.index, batch, &decision, outcome);
-                outcome
+                attention.forward(b, batch, cache, s, input_norm, rope)?;
             }
-        };
-        b.add_rms_norm(&mut s.n, &mut s.x, &s.mixed, (&self.post_attention_layernorm, self.eps), rows)?;
-        match (path, dispatcher.workspace(self.index)) {
-            (Path::Lite, Some(ws)) => b.fused_mlp(&mut s.mixed, &s.n, self.mlp.weights(), ws, rows)?,
-            _ => self.mlp.forward(b, s, rows)?,
         }
-        b.add(&mut s.x, &s.mixed, rows)
+        match (path, dispatcher.workspace(self.index)) {
+            (Path::Lite, Some(ws)) => {
+                let layer = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
+                b.fused_mlp(layer, ws, rows)?;
+            }
+            _ => self.mlp.forward(b, s, norm, rows)?,
+        }
+        Ok(path)
     }
 
     fn coop(
         &self,
-        b: &B,
+        step: &Step<'_, B>,
         attention: &GatedAttention<B>,
-        batch: &Batch,
-        cache: &B::Cache,
+        cache: &mut B::Cache,
         s: &mut Scratch<B>,
         dispatcher: &mut Dispatcher<B>,
     ) -> Result<(), Error> {
@@ -112,19 +123,18 @@ impl<B: Backend> DecoderLayer<B> {
         let Some(ws) = dispatcher.workspace(self.index) else {
             return Err(Error::Launch(format!("layer {} has no cooperative workspace", self.index)));
         };
+        let norm = (&self.post_attention_layernorm, self.eps);
         let layer = CoopLayer {
-            x: &mut s.x,
-            n: &mut s.n,
+            mlp: self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm),
             attn: &mut s.attn,
-            mixed: &mut s.mixed,
-            proj: &s.attn_proj,
+            proj: &mut s.attn_proj,
             cache,
-            shape: attention.shape,
+            input_norm: (&self.input_layernorm, self.eps),
+            qkv_proj: &attention.qkv_proj,
+            qk_norm: attention.qk_norm(step.rope),
             o_proj: &attention.o_proj,
             wo_split,
-            norm: (&self.post_attention_layernorm, self.eps),
-            mlp: self.mlp.weights(),
         };
-        b.coop_layer(layer, ws, batch)
+        step.b.coop_layer(layer, ws, step.batch)
     }
 }

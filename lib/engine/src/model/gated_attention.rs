@@ -4,13 +4,12 @@ use super::{Loader, Scratch};
 use crate::Error;
 use crate::backend::{AttentionShape, Backend, QkNorm};
 use crate::batch::Batch;
-use crate::rope::Rope;
 use cute_checkpoint::Config;
 
 pub(super) struct GatedAttention<B: Backend> {
-    pub(super) shape: AttentionShape,
+    shape: AttentionShape,
     /// `[q_proj; k_proj; v_proj]`
-    qkv_proj: B::Matrix,
+    pub(super) qkv_proj: B::Matrix,
     /// `[head_dim]`, zero-centred
     q_norm: B::Vector,
     /// `[head_dim]`, zero-centred
@@ -30,29 +29,24 @@ impl<B: Backend> GatedAttention<B> {
         })
     }
 
-    /// Projects `s.n` into `s.attn_proj`, norms and rotates q and k, writes k and v to the pages.
-    pub(super) fn project(
+    /// `s.x += attention(norm(s.x))`, over the pages.
+    pub(super) fn forward(
         &self,
         b: &B,
         batch: &Batch,
         cache: &mut B::Cache,
         s: &mut Scratch<B>,
-        rope: &Rope,
+        norm: (&B::Vector, f32),
+        rope: &B::Rope,
     ) -> Result<(), Error> {
-        b.linear(&mut s.attn_proj, &s.n, &self.qkv_proj, batch.rows())?;
-        let args = QkNorm { shape: self.shape, q_norm: &self.q_norm, k_norm: &self.k_norm, rope };
-        b.qk_norm_rope_kv(&mut s.attn_proj, cache, &args, batch)
+        let rows = batch.rows();
+        b.norm_linear(&mut s.attn_proj, &mut s.n, &s.x, norm, &self.qkv_proj, rows)?;
+        b.qk_norm_rope_kv(&mut s.attn_proj, cache, &self.qk_norm(rope), batch)?;
+        b.attention(&mut s.attn, &s.attn_proj, cache, &self.shape, batch)?;
+        b.linear_add(&mut s.x, &mut s.mixed, &s.attn, &self.o_proj, rows)
     }
 
-    /// Attention over the pages and W_O, into `s.mixed`.
-    pub(super) fn forward(
-        &self,
-        b: &B,
-        batch: &Batch,
-        cache: &B::Cache,
-        s: &mut Scratch<B>,
-    ) -> Result<(), Error> {
-        b.attention(&mut s.attn, &s.attn_proj, cache, &self.shape, batch)?;
-        b.linear(&mut s.mixed, &s.attn, &self.o_proj, batch.rows())
+    pub(super) fn qk_norm<'a>(&'a self, rope: &'a B::Rope) -> QkNorm<'a, B> {
+        QkNorm { shape: self.shape, q_norm: &self.q_norm, k_norm: &self.k_norm, rope }
     }
 }

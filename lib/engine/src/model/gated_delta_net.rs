@@ -2,7 +2,7 @@
 
 use super::{Loader, Scratch};
 use crate::Error;
-use crate::backend::{Backend, DeltaGate, GdnShape};
+use crate::backend::{Backend, CoopGdn, DeltaGate, DeltaNet, GdnShape, MlpLayer};
 use crate::batch::Batch;
 use cute_checkpoint::Config;
 
@@ -42,20 +42,58 @@ impl<B: Backend> GatedDeltaNet<B> {
         })
     }
 
-    /// Reads `s.n`, writes `s.mixed`, advances the sequences' states.
+    /// `s.x += gdn(norm(s.x))`; advances the sequences' states.
     pub(super) fn forward(
         &self,
         b: &B,
         batch: &Batch,
         cache: &mut B::Cache,
         s: &mut Scratch<B>,
+        norm: (&B::Vector, f32),
     ) -> Result<(), Error> {
         let rows = batch.rows();
-        b.linear(&mut s.gdn_proj, &s.n, &self.in_proj, rows)?;
-        b.causal_conv1d(&mut s.qkv, &s.gdn_proj, &self.conv1d, cache, &self.shape, batch)?;
-        let args = DeltaGate { shape: self.shape, a_log: &self.a_log, dt_bias: &self.dt_bias };
-        b.gated_delta_rule(&mut s.o, &s.qkv, &s.gdn_proj, &args, cache, batch)?;
-        b.rms_norm_gated(&mut s.o, &s.gdn_proj, &self.norm, &self.shape, self.eps, rows)?;
-        b.linear(&mut s.mixed, &s.o, &self.out_proj, rows)
+        b.norm_linear(&mut s.gdn_proj, &mut s.n, &s.x, norm, &self.in_proj, rows)?;
+        b.gated_delta_net(&mut s.o, &mut s.qkv, &s.gdn_proj, &self.args(), cache, batch)?;
+        b.linear_add(&mut s.x, &mut s.mixed, &s.o, &self.out_proj, rows)
+    }
+
+    /// The whole layer, to be one launch.
+    pub(super) fn coop<'a>(
+        &'a self,
+        mlp: MlpLayer<'a, B>,
+        (proj, qkv, o, gate_up, act): CoopScratch<'a, B>,
+        cache: &'a mut B::Cache,
+        input_norm: (&'a B::Vector, f32),
+    ) -> CoopGdn<'a, B> {
+        CoopGdn {
+            mlp,
+            gate_up,
+            act,
+            proj,
+            qkv,
+            o,
+            cache,
+            input_norm,
+            in_proj: &self.in_proj,
+            args: self.args(),
+            out_proj: &self.out_proj,
+        }
+    }
+
+    fn args(&self) -> DeltaNet<'_, B> {
+        DeltaNet {
+            taps: &self.conv1d,
+            gate: DeltaGate { shape: self.shape, a_log: &self.a_log, dt_bias: &self.dt_bias },
+            norm: (&self.norm, self.eps),
+        }
     }
 }
+
+/// `gdn_proj`, `qkv`, `o`, `gate_up` and `act` of a [`Scratch`].
+pub(super) type CoopScratch<'a, B> = (
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+    &'a mut <B as Backend>::Buf,
+);

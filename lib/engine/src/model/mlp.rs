@@ -2,7 +2,7 @@
 
 use super::{Loader, Scratch};
 use crate::Error;
-use crate::backend::{Backend, MlpWeights};
+use crate::backend::{Backend, MlpLayer, MlpWeights};
 use cute_checkpoint::Config;
 
 pub(super) struct Mlp<B: Backend> {
@@ -22,14 +22,33 @@ impl<B: Backend> Mlp<B> {
         })
     }
 
-    pub(super) fn weights(&self) -> MlpWeights<'_, B> {
+    fn weights(&self) -> MlpWeights<'_, B> {
         MlpWeights { gate_up: &self.gate_up, down: &self.down_proj, intermediate: self.intermediate }
     }
 
-    /// Reads `s.n`, writes `s.mixed`.
-    pub(super) fn forward(&self, b: &B, s: &mut Scratch<B>, rows: usize) -> Result<(), Error> {
-        b.linear(&mut s.gate_up, &s.n, &self.gate_up, rows)?;
-        b.swiglu(&mut s.act, &s.gate_up, rows)?;
-        b.linear(&mut s.mixed, &s.act, &self.down_proj, rows)
+    /// `s.x += mlp(norm(s.x))`
+    pub(super) fn forward(
+        &self,
+        b: &B,
+        s: &mut Scratch<B>,
+        norm: (&B::Vector, f32),
+        rows: usize,
+    ) -> Result<(), Error> {
+        b.norm_swiglu(&mut s.act, (&mut s.n, &mut s.gate_up), &s.x, norm, &self.gate_up, rows)?;
+        b.linear_add(&mut s.x, &mut s.mixed, &s.act, &self.down_proj, rows)
+    }
+
+    /// The same in one launch.
+    pub(super) fn fused<'a>(
+        &'a self,
+        index: usize,
+        s: MlpScratch<'a, B>,
+        norm: (&'a B::Vector, f32),
+    ) -> MlpLayer<'a, B> {
+        MlpLayer { index, x: s.0, n: s.1, mixed: s.2, norm, mlp: self.weights() }
     }
 }
+
+/// Residual stream, normed activations and mixer output of a [`Scratch`].
+pub(super) type MlpScratch<'a, B> =
+    (&'a mut <B as Backend>::Buf, &'a mut <B as Backend>::Buf, &'a mut <B as Backend>::Buf);

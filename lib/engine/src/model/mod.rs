@@ -11,10 +11,10 @@ pub use scratch::Scratch;
 use crate::Error;
 use crate::backend::Backend;
 use crate::batch::Batch;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Decision, Dispatcher};
 use crate::rope::Rope;
 use cute_checkpoint::{Checkpoint, Config, Tensor};
-use decoder_layer::DecoderLayer;
+use decoder_layer::{DecoderLayer, Step};
 
 /// A model on a device.
 pub struct Model<B: Backend> {
@@ -25,7 +25,7 @@ pub struct Model<B: Backend> {
     norm: B::Vector,
     /// absent when tied to `embed_tokens`
     lm_head: Option<B::Matrix>,
-    rope: Rope,
+    rope: B::Rope,
 }
 
 impl<B: Backend> Model<B> {
@@ -47,12 +47,13 @@ impl<B: Backend> Model<B> {
             layers,
             norm: load.vector("norm.weight")?,
             lm_head: if config.tie_word_embeddings { None } else { Some(load.matrix(&["lm_head.weight"])?) },
-            rope: Rope::new(config.rope_theta, config.rotary_dim(), max_model_len),
+            rope: backend.rope(Rope::new(config.rope_theta, config.rotary_dim(), max_model_len))?,
             config,
         })
     }
 
-    /// One step. Returns the logits of the batch's `logit_rows`, each `vocab_size` long.
+    /// One step. Returns the largest logit of each of the batch's `logit_rows` and its token, or `None` for a row
+    /// that is not finite; the logits themselves stay in `scratch.logits`.
     ///
     /// # Errors
     /// When the device fails, or a fused launch does and falling back is forbidden.
@@ -63,22 +64,49 @@ impl<B: Backend> Model<B> {
         cache: &mut B::Cache,
         scratch: &mut Scratch<B>,
         dispatcher: &mut Dispatcher<B>,
-    ) -> Result<Vec<f32>, Error> {
-        backend.embed(&mut scratch.x, &self.embed_tokens, &batch.tokens)?;
-        for layer in &self.layers {
-            layer.forward(backend, batch, cache, scratch, &self.rope, dispatcher)?;
-        }
+    ) -> Result<Vec<Option<Top>>, Error> {
+        let attention = || self.layers.iter().enumerate().filter(|(_, l)| l.is_attention()).map(|(i, _)| i);
+        let intent: Vec<Decision> = attention().map(|i| dispatcher.decide(backend, i, batch)).collect();
         let wanted = batch.logit_rows.len();
+        let step = Step { b: backend, batch, rope: &self.rope };
+        let outcomes = backend.step(batch, &intent, &mut || {
+            let mut decisions = intent.iter();
+            let mut outcomes = Vec::with_capacity(intent.len());
+            backend.embed(&mut scratch.x, &self.embed_tokens, &batch.tokens)?;
+            for layer in &self.layers {
+                let decision = if layer.is_attention() { decisions.next().copied() } else { None };
+                let path = layer.forward(&step, cache, scratch, dispatcher, decision)?;
+                outcomes.extend(decision.map(|_| path));
+            }
+            if wanted > 0 {
+                backend.select(&mut scratch.mixed, &scratch.x, &batch.logit_rows)?;
+                let norm = (&self.norm, self.config.rms_norm_eps);
+                let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+                backend.norm_linear(
+                    &mut scratch.logits,
+                    &mut scratch.n,
+                    &scratch.mixed,
+                    norm,
+                    head,
+                    wanted,
+                )?;
+                backend.argmax(&mut scratch.top, &scratch.logits, wanted)?;
+            }
+            Ok(outcomes)
+        })?;
+        for ((layer, decision), outcome) in attention().zip(&intent).zip(outcomes) {
+            dispatcher.launched(layer, batch, decision, outcome);
+        }
         if wanted == 0 {
             return Ok(Vec::new());
         }
-        backend.select(&mut scratch.mixed, &scratch.x, &batch.logit_rows)?;
-        backend.rms_norm(&mut scratch.n, &scratch.mixed, &self.norm, self.config.rms_norm_eps, wanted)?;
-        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        backend.linear(&mut scratch.logits, &scratch.n, head, wanted)?;
-        backend.read(&scratch.logits, wanted)
+        let top = backend.read(&scratch.top, wanted)?;
+        Ok(top.chunks_exact(2).map(|t| (!t[0].is_nan()).then(|| (t[1].to_bits(), t[0]))).collect())
     }
 }
+
+/// A token and its logit.
+pub type Top = (u32, f32);
 
 /// Loads tensors by their checkpoint names below a prefix.
 struct Loader<'a, B: Backend> {

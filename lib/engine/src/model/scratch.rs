@@ -28,6 +28,8 @@ pub struct Scratch<B: Backend> {
     pub act: B::Buf,
     /// `[logit rows, vocab_size]`
     pub logits: B::Buf,
+    /// the largest logit and its id `[logit rows, 2]`
+    pub top: B::Buf,
 }
 
 impl<B: Backend> Scratch<B> {
@@ -51,6 +53,7 @@ impl<B: Backend> Scratch<B> {
             gate_up: buf(2 * c.intermediate_size)?,
             act: buf(c.intermediate_size)?,
             logits: backend.buf(logit_rows, c.vocab_size)?,
+            top: backend.buf(logit_rows, 2)?,
         })
     }
 }

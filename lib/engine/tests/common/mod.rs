@@ -2,9 +2,13 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use cute_checkpoint::{Checkpoint, Tokenizer};
-use cute_engine::backend::Cpu;
-use cute_engine::{Engine, EngineConfig, Event, Output, Request, SamplingParams};
+use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
+use cute_engine::batch::{Batch, BatchKind, Segment};
+use cute_engine::dispatch::Dispatcher;
+use cute_engine::model::{Model, Scratch};
+use cute_engine::{Engine, EngineConfig, Event, Knobs, Output, Request, SamplingParams};
 use cute_records::State;
+use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -49,12 +53,21 @@ impl Run {
 
 /// An engine on the CPU and its dispatch log.
 pub fn engine(checkpoint: &Checkpoint, config: EngineConfig) -> (Engine<Cpu>, Arc<Mutex<Vec<String>>>) {
+    let cpu = Cpu { fault: config.fault, ..Cpu::default() };
+    engine_on(cpu, checkpoint, config)
+}
+
+/// An engine on a backend and its dispatch log.
+pub fn engine_on<B: Backend>(
+    backend: B,
+    checkpoint: &Checkpoint,
+    config: EngineConfig,
+) -> (Engine<B>, Arc<Mutex<Vec<String>>>) {
     let log = Arc::new(Mutex::new(Vec::new()));
     let sink = log.clone();
-    let cpu = Cpu { fault: config.fault, ..Cpu::default() };
     let tokenizer = Tokenizer::open(&checkpoint.dir).unwrap().map(Arc::new);
     let log_sink = Box::new(move |line: &str| sink.lock().unwrap().push(line.to_owned()));
-    (Engine::new(cpu, checkpoint, tokenizer, config, log_sink).unwrap(), log)
+    (Engine::new(backend, checkpoint, tokenizer, config, log_sink).unwrap(), log)
 }
 
 /// Runs prompts to their ends.
@@ -64,7 +77,19 @@ pub fn run(
     prompts: &[Vec<u32>],
     params: &SamplingParams,
 ) -> Run {
-    let (mut engine, log) = engine(checkpoint, config);
+    let cpu = Cpu { fault: config.fault, ..Cpu::default() };
+    run_on(cpu, checkpoint, config, prompts, params)
+}
+
+/// Runs prompts to their ends on a backend.
+pub fn run_on<B: Backend>(
+    backend: B,
+    checkpoint: &Checkpoint,
+    config: EngineConfig,
+    prompts: &[Vec<u32>],
+    params: &SamplingParams,
+) -> Run {
+    let (mut engine, log) = engine_on(backend, checkpoint, config);
     for (i, prompt) in prompts.iter().enumerate() {
         engine
             .add(Request {
@@ -85,8 +110,77 @@ pub fn run(
     {}
     engine.scheduler().slots.check().unwrap();
     engine.scheduler().pages.check().unwrap();
+    outputs.sort_by_key(|o| o.request.ordinal);
     let log = log.lock().unwrap().clone();
     Run { outputs, states, log }
+}
+
+/// What transformers computed for a golden model.
+pub struct Expected {
+    pub input_ids: Vec<u32>,
+    pub positions: Vec<usize>,
+    pub logits: Vec<f32>,
+    pub greedy_ids: Vec<u32>,
+}
+
+/// Reads what transformers computed for the model in `dir`.
+pub fn expected(dir: &Path) -> Expected {
+    let bytes = std::fs::read(dir.with_extension("expected.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let i64s = |name| -> Vec<usize> {
+        let data = file.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect()
+    };
+    let ids = |name| i64s(name).into_iter().map(|i| i as u32).collect();
+    let logits = file.tensor("logits").unwrap().data().to_vec();
+    Expected {
+        input_ids: ids("input_ids"),
+        positions: i64s("positions"),
+        logits: logits.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+        greedy_ids: ids("greedy_ids"),
+    }
+}
+
+/// Logits of the wanted positions, the prompt cut after each of `cuts`.
+pub fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint, e: &Expected, cuts: &[usize]) -> Vec<f32> {
+    let len = e.input_ids.len();
+    let model = Model::load(backend, checkpoint, len).unwrap();
+    let shape = CacheShape {
+        num_pages: 8,
+        page_size: 64,
+        kv_dtype: KvDtype::F32,
+        num_slots: len,
+        max_rows: len,
+        max_len: len,
+    };
+    let mut cache = backend.cache(&checkpoint.config, shape).unwrap();
+    let mut scratch = Scratch::new(backend, &checkpoint.config, len, len).unwrap();
+    let log = Box::new(|_: &str| ());
+    let mut dispatcher =
+        Dispatcher::new(backend, &checkpoint.config, Knobs::default(), 1, None, log).unwrap();
+    let mut all = Vec::new();
+    let mut start = 0;
+    for end in cuts.iter().copied().chain([len]) {
+        let wanted = e.positions.iter().filter(|p| (start..end).contains(*p));
+        let batch = Batch {
+            kind: BatchKind::Prefill,
+            tokens: e.input_ids[start..end].to_vec(),
+            segments: vec![Segment {
+                owner: 0,
+                slot: 1,
+                epoch: 1,
+                pages: vec![5, 2, 7],
+                start,
+                row: 0,
+                len: end - start,
+            }],
+            logit_rows: wanted.map(|p| p - start).collect(),
+        };
+        let top = model.forward(backend, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap();
+        all.extend(backend.read(&scratch.logits, top.len()).unwrap());
+        start = end;
+    }
+    all
 }
 
 /// Sampling that goes on for exactly `n` tokens.

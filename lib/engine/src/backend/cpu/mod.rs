@@ -9,12 +9,17 @@ use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm};
 use crate::Error;
 use crate::batch::Batch;
 use crate::fault::Fault;
+use crate::rope::Rope;
+use crate::sampler;
 use attention::KvPages;
 use cute_checkpoint::{Config, LayerType, Tensor};
 use cute_records::digest::Hasher;
 pub use linear::Matrix;
 use multiversion::multiversion;
 use std::ops::Range;
+
+/// Blocks of the seed's cooperative launch per sequence: 8 slices by 8 tiles.
+const BLOCKS_PER_SEQUENCE: usize = 64;
 
 /// Activations `[rows, width]`.
 #[derive(Clone, Debug)]
@@ -69,12 +74,16 @@ impl Backend for Cpu {
     type Vector = Vec<f32>;
     type Matrix = Matrix;
     type Cache = Cache;
+    type Rope = Rope;
 
     fn name(&self) -> String {
         format!("cpu ({} threads)", rayon::current_num_threads())
     }
     fn resident_cap(&self) -> usize {
         self.resident_cap.unwrap_or(usize::MAX)
+    }
+    fn coop_blocks(&self, num_seqs: usize) -> usize {
+        num_seqs.saturating_mul(BLOCKS_PER_SEQUENCE)
     }
 
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
@@ -103,6 +112,9 @@ impl Backend for Cpu {
             kv: KvPages::new(config, shape, self.fault)?,
             slots: (0..layers).map(|_| (0..shape.num_slots).map(|_| slot()).collect()).collect(),
         })
+    }
+    fn rope(&self, rope: Rope) -> Result<Rope, Error> {
+        Ok(rope)
     }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         Ok(buf.data[..rows * buf.width].to_vec())
@@ -190,6 +202,13 @@ impl Backend for Cpu {
         for i in 0..rows {
             let (gate, up) = gate_up.row(i).split_at(act.width);
             swiglu_row(act.row_mut(i), gate, up);
+        }
+        Ok(())
+    }
+    fn argmax(&self, out: &mut Buf, logits: &Buf, rows: usize) -> Result<(), Error> {
+        for i in 0..rows {
+            let (id, logit) = sampler::argmax(logits.row(i)).unwrap_or((0, f32::NAN));
+            out.row_mut(i).copy_from_slice(&[logit, f32::from_bits(id)]);
         }
         Ok(())
     }

@@ -1,8 +1,253 @@
-//! The CUDA backend: what it asks of a device, and the devices there are.
+//! The CUDA backend: the operations as kernel launches, and decode steps as recorded graphs.
+//!
+//! [`gpu`] is the device it runs on; [`units`] says which kernels a model needs; `kernels/` holds their text.
+//! Everything that changes from step to step lies in device memory ([`batch`]), so one recording serves all steps of
+//! the same shape; recordings are keyed by rows, logit rows and the paths of all layers.
 
+mod batch;
+mod cache;
 pub mod emulated;
+mod fused;
 pub mod gpu;
+mod ops;
 pub mod sources;
+pub mod units;
+mod weights;
 
-pub use emulated::Emulated;
-pub use gpu::Gpu;
+pub use cache::Cache;
+pub use emulated::{Emulated, Settings};
+pub use weights::{Matrix, Vector};
+
+use super::CacheShape;
+use crate::Error;
+use crate::batch::{Batch, BatchKind};
+use crate::dispatch::{Decision, Path};
+use crate::fault::Fault;
+use batch::DeviceBatch;
+use cute_checkpoint::Config;
+use gpu::{Arg, Gpu, Graph, Join, Kernel, Launch, Ptr};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use units::AttentionUnit;
+
+/// Activations `[rows, ld]` of f32; columns from `width` to `ld` are zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Buf {
+    at: Ptr,
+    rows: usize,
+    width: usize,
+    ld: usize,
+}
+
+/// Cosines and sines, each `[positions, rotary_dim / 2]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rope {
+    cos: Ptr,
+    sin: Ptr,
+}
+
+/// What one recorded step is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct StepKey {
+    rows: usize,
+    logit_rows: usize,
+    paths: Vec<Path>,
+}
+
+/// How the backend runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// decode steps are recorded and replayed
+    pub graphs: bool,
+    /// kernels may overlap their predecessors
+    pub overlap: bool,
+    /// the fault to inject, if any
+    pub fault: Option<Fault>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { graphs: true, overlap: true, fault: None }
+    }
+}
+
+/// A GPU serving one model.
+pub struct Cuda {
+    gpu: Arc<dyn Gpu>,
+    options: Options,
+    multiprocessors: u32,
+    /// of the attention kernels; known once the cache is
+    attention: Cell<Option<AttentionUnit>>,
+    batch: RefCell<Option<DeviceBatch>>,
+    /// of the step being built
+    kind: Cell<BatchKind>,
+    kernels: RefCell<HashMap<(gpu::Unit, &'static str), Kernel>>,
+    graphs: RefCell<HashMap<StepKey, (Graph, Vec<Path>)>>,
+    /// scratch of argmax, `[rows, blocks, 2]`
+    argmax: Ptr,
+    /// most rows of `argmax`
+    argmax_rows: usize,
+    /// one barrier counter a layer, reset by the step's first kernel
+    counters: Ptr,
+    layers: usize,
+    /// partial sums of W_O, `[slot, row, H]`
+    slots: Ptr,
+    /// entry and exit of each phase and block, `[layer, phase, block, 2]`
+    timings: Ptr,
+}
+
+/// Most rows of a cooperative launch.
+const MAX_COOP_ROWS: usize = 16;
+/// Most slots of W_O.
+const MAX_WO_SPLIT: usize = 8;
+/// Most phases of a cooperative launch.
+const PHASES: usize = 8;
+
+impl Cuda {
+    /// The backend of a model on a device. Compiles nothing yet.
+    ///
+    /// # Errors
+    /// When the kernels cannot serve the model's shapes, or the device has no memory.
+    pub fn new(gpu: Arc<dyn Gpu>, config: &Config, options: Options) -> Result<Self, Error> {
+        if let Some(reason) = units::unsupported(config) {
+            return Err(Error::Config(reason));
+        }
+        let argmax_rows = 1024;
+        let argmax = gpu.alloc(argmax_rows * units::ARGMAX_BLOCKS as usize * 8)?;
+        let layers = config.num_hidden_layers;
+        let counters = gpu.alloc(layers * 4)?;
+        let hidden = config.hidden_size.next_multiple_of(units::CHUNK);
+        let slots = gpu.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
+        let timings = gpu.alloc(layers * PHASES * gpu.multiprocessors() as usize * 16)?;
+        Ok(Cuda {
+            multiprocessors: gpu.multiprocessors(),
+            options,
+            attention: Cell::new(None),
+            batch: RefCell::new(None),
+            kind: Cell::new(BatchKind::Decode),
+            kernels: RefCell::default(),
+            graphs: RefCell::default(),
+            argmax,
+            argmax_rows,
+            counters,
+            layers,
+            slots,
+            timings,
+            gpu,
+        })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &dyn Gpu {
+        &*self.gpu
+    }
+
+    /// Steps recorded so far.
+    pub fn recordings(&self) -> usize {
+        self.graphs.borrow().len()
+    }
+
+    fn kernel(&self, unit: gpu::Unit, name: &'static str, smem: u32) -> Result<Kernel, Error> {
+        if let Some(kernel) = self.kernels.borrow().get(&(unit.clone(), name)) {
+            return Ok(*kernel);
+        }
+        let kernel = self.gpu.kernel(&unit, name, smem)?;
+        self.kernels.borrow_mut().insert((unit, name), kernel);
+        Ok(kernel)
+    }
+
+    /// Launches a kernel that may overlap its predecessor.
+    fn launch(
+        &self,
+        (unit, name): (gpu::Unit, &'static str),
+        grid: [usize; 3],
+        block: u32,
+        smem: u32,
+        args: &[Arg],
+    ) -> Result<(), Error> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let kernel = self.kernel(unit, name, smem)?;
+        let join = if self.options.overlap { Join::Overlapped } else { Join::Plain };
+        self.gpu.launch(kernel, Launch { grid: grid.map(|n| n as u32), block, smem, join }, args)
+    }
+
+    /// Runs a step: eagerly, or as a recording of an earlier step with the same key.
+    fn run_step(
+        &self,
+        batch: &Batch,
+        intent: &[Decision],
+        ops: &mut super::StepOps<'_>,
+    ) -> Result<Vec<Path>, Error> {
+        self.kind.set(batch.kind);
+        match &*self.batch.borrow() {
+            Some(device) => device.upload(&*self.gpu, batch)?,
+            None => return Err(Error::Config("a step before the cache was made".into())),
+        }
+        if batch.kind != BatchKind::Decode || !self.options.graphs {
+            return ops();
+        }
+        let key = StepKey {
+            rows: batch.rows(),
+            logit_rows: batch.logit_rows.len(),
+            paths: intent.iter().map(|d| d.path).collect(),
+        };
+        if let Some((graph, outcomes)) = self.graphs.borrow().get(&key) {
+            self.gpu.replay(*graph)?;
+            return Ok(outcomes.clone());
+        }
+        self.gpu.begin_capture()?;
+        let outcomes = match ops() {
+            Ok(outcomes) => outcomes,
+            Err(e) => {
+                self.gpu.end_capture(false)?;
+                return Err(e);
+            }
+        };
+        let Some(graph) = self.gpu.end_capture(true)? else {
+            return Err(Error::Device("a recorded step came back empty".into()));
+        };
+        self.gpu.replay(graph)?;
+        self.graphs.borrow_mut().insert(key, (graph, outcomes.clone()));
+        Ok(outcomes)
+    }
+
+    /// Where the phases of a layer's cooperative launch are timed.
+    fn timing(&self, layer: usize) -> Ptr {
+        self.timings + (layer * PHASES * self.multiprocessors as usize * 16) as u64
+    }
+
+    /// The attention kernels' geometry.
+    fn attention_unit(&self) -> Result<AttentionUnit, Error> {
+        self.attention.get().ok_or_else(|| Error::Config("attention before the cache was made".into()))
+    }
+
+    fn on_batch<R>(&self, f: impl FnOnce(&DeviceBatch) -> R) -> Result<R, Error> {
+        match &*self.batch.borrow() {
+            Some(batch) => Ok(f(batch)),
+            None => Err(Error::Config("an operation before the cache was made".into())),
+        }
+    }
+
+    fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
+        let cache = Cache::new(&*self.gpu, config, shape, self.options.fault)?;
+        self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
+        *self.batch.borrow_mut() = Some(DeviceBatch::new(&*self.gpu, &shape)?);
+        Ok(cache)
+    }
+}
+
+/// Blocks of 256 columns.
+fn columns(width: usize) -> usize {
+    width.div_ceil(256)
+}
+
+fn ptr(at: Ptr) -> Arg {
+    Arg::Ptr(at)
+}
+
+fn int(n: usize) -> Arg {
+    Arg::U32(n as u32)
+}

@@ -1,0 +1,240 @@
+//! The decode step's fused kernels.
+
+use super::gpu::{Arg, Join, Launch, Ptr, Unit};
+use super::units::{self, Coop, Linear, THREADS};
+use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, int, ptr};
+use crate::Error;
+use crate::backend::{AttentionShape, CoopGdn, CoopLayer, DeltaNet, MlpLayer, Workspace};
+use crate::batch::Batch;
+
+impl Cuda {
+    /// Convolution, delta rule and gated norm of one token a row.
+    pub(super) fn gdn_step(
+        &self,
+        o: &mut Buf,
+        proj: &Buf,
+        args: &DeltaNet<'_, Self>,
+        cache: &mut Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let s = &args.gate.shape;
+        let (slots, positions) = self.on_batch(|b| (b.seg_slot(), b.positions()))?;
+        let list = [
+            ptr(o.at),
+            ptr(proj.at),
+            ptr(args.taps.at),
+            ptr(args.gate.a_log.at),
+            ptr(args.gate.dt_bias.at),
+            ptr(args.norm.0.at),
+            ptr(cache.recurrent(s.state_layer)),
+            ptr(cache.ring(s.state_layer)),
+            ptr(slots),
+            ptr(positions),
+            Arg::F32(args.norm.1),
+            int(o.ld),
+            int(proj.ld),
+        ];
+        let kernel = (units::gdn("gdn_step.cu", s), "gdn_step");
+        self.launch(kernel, [s.num_v_heads, batch.rows(), 1], THREADS, units::gdn_step_smem(s), &list)
+    }
+
+    /// Decode attention: pieces, then their merge.
+    pub(super) fn attend_step(
+        &self,
+        out: &mut Buf,
+        proj: &Buf,
+        cache: &Cache,
+        s: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let unit = self.attention_unit()?;
+        let b = self.on_batch(|b| *b)?;
+        let rows = batch.rows();
+        let args = [
+            ptr(cache.pieces),
+            ptr(proj.at),
+            ptr(cache.kv),
+            ptr(b.pages()),
+            ptr(b.positions()),
+            int(b.max_pages),
+            int(cache.max_pieces),
+            int(s.kv_layer),
+            int(proj.ld),
+        ];
+        // enough blocks to fill the device twice; each takes every so many pieces
+        let blocks = cache.max_pieces.min((2 * self.multiprocessors as usize).div_ceil(s.num_kv_heads));
+        let grid = [blocks, s.num_kv_heads, rows];
+        self.launch((unit.unit("attention_step.cu"), "attend"), grid, THREADS, unit.attend_smem(), &args)?;
+        let args = [
+            ptr(out.at),
+            ptr(cache.pieces),
+            ptr(proj.at),
+            ptr(b.positions()),
+            int(cache.max_pieces),
+            int(out.ld),
+            int(proj.ld),
+        ];
+        let block = s.head_dim.next_multiple_of(32) as u32;
+        self.launch((unit.unit("attention_step.cu"), "merge"), [s.num_heads, rows, 1], block, 0, &args)
+    }
+
+    /// Prefill attention.
+    pub(super) fn attend_prefill(
+        &self,
+        out: &mut Buf,
+        proj: &Buf,
+        cache: &Cache,
+        s: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let unit = self.attention_unit()?;
+        let b = self.on_batch(|b| *b)?;
+        let longest = batch.segments.iter().map(|s| s.len).max().unwrap_or(0);
+        let args = [
+            ptr(out.at),
+            ptr(proj.at),
+            ptr(cache.kv),
+            ptr(b.pages()),
+            ptr(b.seg_row()),
+            ptr(b.seg_len()),
+            ptr(b.seg_start()),
+            int(b.max_pages),
+            int(s.kv_layer),
+            int(out.ld),
+            int(proj.ld),
+        ];
+        let kernel = (unit.unit("attention_prefill.cu"), "attend_prefill");
+        let grid = [longest.div_ceil(16), s.num_heads, batch.segments.len()];
+        self.launch(kernel, grid, 256, unit.prefill_smem(), &args)
+    }
+
+    /// The MLP of path `lite`: one cooperative launch.
+    pub(super) fn mlp_launch(
+        &self,
+        l: MlpLayer<'_, Self>,
+        ws: &mut Workspace<Self>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let coop = self.coop(&l, rows, false)?;
+        let args = self.mlp_args(&l, &ws.act, 0, rows);
+        self.cooperative(coop.mlp(), "mlp", &args)
+    }
+
+    /// A full-attention layer: one cooperative launch.
+    pub(super) fn coop_launch(
+        &self,
+        l: CoopLayer<'_, Self>,
+        ws: &mut Workspace<Self>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let rows = batch.rows();
+        let coop = self.coop(&l.mlp, rows, ws.regions.on)?;
+        same_pieces(&l.mlp, &[l.qkv_proj, l.o_proj])?;
+        let b = self.on_batch(|b| *b)?;
+        let mut args = self.mlp_args(&l.mlp, &ws.act, self.timing(l.mlp.index), rows);
+        args.extend([
+            ptr(l.input_norm.0.at),
+            ptr(l.qkv_proj.at),
+            ptr(l.o_proj.at),
+            ptr(l.proj.at),
+            ptr(l.attn.at),
+            ptr(self.slots),
+            ptr(l.qk_norm.q_norm.at),
+            ptr(l.qk_norm.k_norm.at),
+            ptr(l.qk_norm.rope.cos),
+            ptr(l.qk_norm.rope.sin),
+            ptr(l.cache.kv),
+            ptr(l.cache.pieces),
+            ptr(b.pages()),
+            ptr(b.positions()),
+            int(b.max_pages),
+            int(l.cache.max_pieces),
+            int(l.qk_norm.shape.kv_layer),
+            int(l.proj.ld),
+            int(l.attn.ld),
+        ]);
+        self.cooperative(coop.attention(&self.attention_unit()?, l.wo_split), "coop_attention", &args)
+    }
+
+    /// A gated-delta-net layer: one cooperative launch.
+    pub(super) fn coop_gdn_launch(&self, l: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
+        let rows = batch.rows();
+        let coop = self.coop(&l.mlp, rows, false)?;
+        same_pieces(&l.mlp, &[l.in_proj, l.out_proj])?;
+        let s = &l.args.gate.shape;
+        let (slots, positions) = self.on_batch(|b| (b.seg_slot(), b.positions()))?;
+        let mut args = self.mlp_args(&l.mlp, l.act, 0, rows);
+        args.extend([
+            ptr(l.input_norm.0.at),
+            ptr(l.in_proj.at),
+            ptr(l.out_proj.at),
+            ptr(l.proj.at),
+            ptr(l.o.at),
+            ptr(l.args.taps.at),
+            ptr(l.args.gate.a_log.at),
+            ptr(l.args.gate.dt_bias.at),
+            ptr(l.args.norm.0.at),
+            ptr(l.cache.recurrent(s.state_layer)),
+            ptr(l.cache.ring(s.state_layer)),
+            ptr(slots),
+            ptr(positions),
+            int(l.proj.ld),
+            int(l.o.ld),
+        ]);
+        self.cooperative(coop.gdn(s), "coop_gdn", &args)
+    }
+
+    fn coop(&self, l: &MlpLayer<'_, Self>, rows: usize, timing: bool) -> Result<Coop, Error> {
+        same_pieces(l, &[])?;
+        if rows > MAX_COOP_ROWS {
+            return Err(Error::Launch(format!("{rows} rows: a cooperative launch takes {MAX_COOP_ROWS}")));
+        }
+        Ok(Coop {
+            hidden: l.mlp.gate_up.k,
+            intermediate: l.mlp.intermediate,
+            pieces: l.mlp.gate_up.pieces,
+            rows: Linear::rows_for(rows),
+            timing,
+        })
+    }
+
+    /// The arguments that all cooperative kernels begin with.
+    fn mlp_args(&self, l: &MlpLayer<'_, Self>, act: &Buf, timing: Ptr, rows: usize) -> Vec<Arg> {
+        vec![
+            ptr(l.x.at),
+            ptr(l.n.at),
+            ptr(self.counters + 4 * l.index as u64),
+            ptr(timing),
+            ptr(l.mlp.gate_up.at),
+            ptr(l.mlp.down.at),
+            ptr(l.norm.0.at),
+            ptr(act.at),
+            Arg::F32(l.norm.1),
+            int(rows),
+            int(l.x.ld),
+            int(act.ld),
+        ]
+    }
+
+    fn cooperative(&self, (unit, smem): (Unit, u32), name: &'static str, args: &[Arg]) -> Result<(), Error> {
+        let kernel = self.kernel(unit, name, smem)?;
+        let resident = self.gpu().occupancy(kernel, THREADS, smem)?;
+        if resident == 0 {
+            return Err(Error::Launch(format!(
+                "{name}: no block of {smem} bytes of shared memory is resident"
+            )));
+        }
+        let launch =
+            Launch { grid: [self.multiprocessors, 1, 1], block: THREADS, smem, join: Join::Cooperative };
+        self.gpu().launch(kernel, launch, args)
+    }
+}
+
+/// A cooperative kernel is compiled for one number of bf16 pieces.
+fn same_pieces(l: &MlpLayer<'_, Cuda>, more: &[&Matrix]) -> Result<(), Error> {
+    let all = [l.mlp.gate_up, l.mlp.down];
+    if all.iter().chain(more).any(|m| m.pieces != l.mlp.gate_up.pieces) {
+        return Err(Error::Launch(format!("layer {}: its matrices have different dtypes", l.index)));
+    }
+    Ok(())
+}

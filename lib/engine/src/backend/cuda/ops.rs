@@ -1,0 +1,425 @@
+//! One method an operation: which kernel, which grid, which arguments.
+
+use super::gpu::Arg;
+use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
+use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
+use crate::Error;
+use crate::backend::{
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
+    StepOps, Workspace,
+};
+use crate::batch::{Batch, BatchKind};
+use crate::dispatch::{Decision, Path};
+use cute_checkpoint::{Config, Tensor};
+use cute_records::digest::Hasher;
+use std::ops::Range;
+
+impl Cuda {
+    /// `out (=, +=, swiglu) [norm](x) Wᵀ`. A norm is folded in for one row, and goes through `n` for more.
+    pub(super) fn product(
+        &self,
+        out: &Buf,
+        x: &Buf,
+        w: &Matrix,
+        epilogue: Epilogue,
+        norm: Option<(&Vector, f32)>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let op =
+            Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
+        let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
+        let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
+        let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
+        let args = [
+            ptr(w.at),
+            ptr(x.at),
+            ptr(out.at),
+            ptr(norm),
+            Arg::F32(eps),
+            int(rows),
+            int(n),
+            int(x.ld),
+            int(out.ld),
+        ];
+        self.launch((op.unit(), "linear"), [blocks, rows.div_ceil(op.rows), 1], THREADS, op.smem(), &args)
+    }
+
+    /// The product of the normed `x`; `n` is scratch when there are several rows.
+    fn normed_product(
+        &self,
+        out: &Buf,
+        n: &mut Buf,
+        x: &Buf,
+        norm: (&Vector, f32),
+        (w, epilogue): (&Matrix, Epilogue),
+        rows: usize,
+    ) -> Result<(), Error> {
+        if rows == 1 {
+            return self.product(out, x, w, epilogue, Some(norm), 1);
+        }
+        self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.product(out, n, w, epilogue, None, rows)
+    }
+
+    fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
+        self.launch((units::plain("elementwise.cu"), name), [columns(width), rows, 1], 256, 0, args)
+    }
+}
+
+impl Backend for Cuda {
+    type Buf = Buf;
+    type Vector = Vector;
+    type Matrix = Matrix;
+    type Cache = Cache;
+    type Rope = Rope;
+
+    fn name(&self) -> String {
+        self.gpu.name()
+    }
+    fn resident_cap(&self) -> usize {
+        self.multiprocessors as usize
+    }
+    fn coop_blocks(&self, num_seqs: usize) -> usize {
+        if num_seqs <= MAX_COOP_ROWS { self.multiprocessors as usize } else { usize::MAX }
+    }
+
+    fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
+        let ld = width.next_multiple_of(units::CHUNK);
+        let bytes =
+            rows.checked_mul(ld * 4).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
+        let at = self.gpu.alloc(bytes.max(4))?;
+        self.gpu.fill(at, 0, bytes)?;
+        Ok(Buf { at, rows, width, ld })
+    }
+    fn vector(&self, tensor: &Tensor) -> Result<Vector, Error> {
+        Vector::load(&*self.gpu, &tensor.to_f32())
+    }
+    fn taps(&self, tensor: &Tensor) -> Result<Vector, Error> {
+        // tap by tap, [K, C], so that neighbouring channels are neighbours in memory
+        let kernel = tensor.shape.last().copied().unwrap_or(1).max(1);
+        let w = tensor.to_f32();
+        let by_tap: Vec<f32> =
+            (0..kernel).flat_map(|tap| w.iter().skip(tap).step_by(kernel).copied()).collect();
+        Vector::load(&*self.gpu, &by_tap)
+    }
+    fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
+        Matrix::load(&*self.gpu, tensors)
+    }
+    fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
+        self.make_cache(config, shape)
+    }
+    fn rope(&self, rope: crate::rope::Rope) -> Result<Rope, Error> {
+        let (cos, sin) = rope.tables();
+        Ok(Rope { cos: Vector::load(&*self.gpu, cos)?.at, sin: Vector::load(&*self.gpu, sin)?.at })
+    }
+    fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
+        let rows = rows.min(buf.rows);
+        let mut padded = vec![0f32; rows * buf.ld];
+        self.gpu.download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
+        Ok(padded.chunks_exact(buf.ld).flat_map(|row| &row[..buf.width]).copied().collect())
+    }
+    fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
+        self.run_step(batch, intent, ops)
+    }
+
+    fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
+        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu.fill(at, 0, bytes))
+    }
+    fn slot_is_zero(&self, cache: &Cache, slot: u32) -> Result<bool, Error> {
+        let flag = self.argmax;
+        self.gpu.fill(flag, 0, 4)?;
+        let kernel = self.kernel(units::plain("elementwise.cu"), "any_bits", 0)?;
+        for (at, bytes) in cache.parts(slot) {
+            let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
+            let launch =
+                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
+            self.gpu.launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
+        }
+        let mut found = [0u8; 4];
+        self.gpu.download(&mut found, flag)?;
+        Ok(found == [0; 4])
+    }
+    fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
+        let mut hasher = Hasher::new();
+        for (at, bytes) in cache.parts(slot) {
+            let mut part = vec![0; bytes];
+            self.gpu.download(&mut part, at)?;
+            hasher.update(&part);
+        }
+        Ok(hasher.hex())
+    }
+    fn fill_slot(&self, cache: &mut Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error> {
+        for (at, bytes) in cache.parts(slot) {
+            let part: Vec<f32> = (0..bytes / 4).map(|_| value()).collect();
+            self.gpu.upload(at, bytemuck::cast_slice(&part))?;
+        }
+        Ok(())
+    }
+
+    fn embed(&self, x: &mut Buf, table: &Matrix, tokens: &[u32]) -> Result<(), Error> {
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= table.n) {
+            return Err(Error::Token { id: *id, vocab: table.n });
+        }
+        let args = [
+            ptr(x.at),
+            ptr(table.at),
+            ptr(self.on_batch(|b| b.tokens())?),
+            int(table.k),
+            int(table.pieces),
+            int(table.kp()),
+            int(x.ld),
+            ptr(self.counters),
+            int(self.layers),
+        ];
+        self.launch((units::plain("embed.cu"), "embed"), [tokens.len(), 1, 1], 256, 0, &args)
+    }
+    fn rms_norm(&self, out: &mut Buf, x: &Buf, w: &Vector, eps: f32, rows: usize) -> Result<(), Error> {
+        let args = [ptr(out.at), ptr(x.at), ptr(w.at), Arg::F32(eps), int(out.ld), int(x.ld)];
+        self.launch((units::norm(x.width), "rms_norm"), [rows, 1, 1], THREADS, 64, &args)
+    }
+    fn add(&self, x: &mut Buf, y: &Buf, rows: usize) -> Result<(), Error> {
+        self.elementwise("add", x.width, rows, &[ptr(x.at), ptr(y.at), int(x.width), int(x.ld), int(y.ld)])
+    }
+    fn linear(&self, out: &mut Buf, x: &Buf, w: &Matrix, rows: usize) -> Result<(), Error> {
+        self.product(out, x, w, Epilogue::Store, None, rows)
+    }
+    fn linear_partial(
+        &self,
+        out: &mut Buf,
+        slot: usize,
+        x: &Buf,
+        w: &Matrix,
+        range: Range<usize>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let args = [
+            ptr(out.at + (slot * w.n * 4) as u64),
+            ptr(x.at),
+            ptr(w.at),
+            int(range.start),
+            int(range.end),
+            int(w.n),
+            int(w.pieces),
+            int(w.kp()),
+            int(out.ld),
+            int(x.ld),
+        ];
+        let unit = (units::plain("elementwise.cu"), "linear_partial");
+        self.launch(unit, [w.n.div_ceil(8), rows, 1], 256, 0, &args)
+    }
+    fn gather(&self, out: &mut Buf, ws: &Buf, slots: usize, rows: usize) -> Result<(), Error> {
+        let args = [ptr(out.at), ptr(ws.at), int(slots), int(out.width), int(out.ld), int(ws.ld)];
+        self.elementwise("gather", out.width, rows, &args)
+    }
+    fn zero(&self, buf: &mut Buf, rows: usize) -> Result<(), Error> {
+        self.gpu.fill(buf.at, 0, rows * buf.ld * 4)
+    }
+    fn swiglu(&self, act: &mut Buf, gate_up: &Buf, rows: usize) -> Result<(), Error> {
+        let args = [ptr(act.at), ptr(gate_up.at), int(act.width), int(act.ld), int(gate_up.ld)];
+        self.elementwise("swiglu", act.width, rows, &args)
+    }
+    fn argmax(&self, out: &mut Buf, logits: &Buf, rows: usize) -> Result<(), Error> {
+        let unit = units::plain("argmax.cu");
+        let scratch = 8 * 8;
+        for first in (0..rows).step_by(self.argmax_rows) {
+            let rows = (rows - first).min(self.argmax_rows);
+            let at = |b: &Buf| ptr(b.at + (first * b.ld * 4) as u64);
+            let args = [ptr(self.argmax), at(logits), int(logits.width), int(logits.ld)];
+            let grid = [ARGMAX_BLOCKS as usize, rows, 1];
+            self.launch((unit.clone(), "argmax_part"), grid, 256, scratch, &args)?;
+            let args = [at(out), ptr(self.argmax), Arg::U32(ARGMAX_BLOCKS), int(out.ld)];
+            self.launch((unit.clone(), "argmax_whole"), [rows, 1, 1], 256, scratch, &args)?;
+        }
+        Ok(())
+    }
+    fn select(&self, out: &mut Buf, x: &Buf, rows: &[usize]) -> Result<(), Error> {
+        let at = self.on_batch(|b| b.logit_rows())?;
+        let args = [ptr(out.at), ptr(x.at), ptr(at), int(out.width), int(out.ld), int(x.ld)];
+        self.elementwise("select_rows", out.width, rows.len(), &args)
+    }
+
+    fn qk_norm_rope_kv(
+        &self,
+        proj: &mut Buf,
+        cache: &mut Cache,
+        args: &QkNorm<'_, Self>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let (s, unit) = (&args.shape, self.attention_unit()?);
+        let (pages, segment, positions, max_pages) =
+            self.on_batch(|b| (b.pages(), b.segment(), b.positions(), b.max_pages))?;
+        let args = [
+            ptr(proj.at),
+            ptr(args.q_norm.at),
+            ptr(args.k_norm.at),
+            ptr(args.rope.cos),
+            ptr(args.rope.sin),
+            ptr(cache.kv),
+            ptr(pages),
+            ptr(segment),
+            ptr(positions),
+            int(max_pages),
+            int(s.kv_layer),
+            Arg::F32(s.eps),
+            int(proj.ld),
+        ];
+        let items = s.num_heads + 2 * s.num_kv_heads;
+        let smem = (4 * s.head_dim * 4) as u32;
+        let kernel = (unit.unit("attention_step.cu"), "qk_norm_rope_kv");
+        self.launch(kernel, [items.div_ceil(4), batch.rows(), 1], 128, smem, &args)
+    }
+    fn attention(
+        &self,
+        out: &mut Buf,
+        proj: &Buf,
+        cache: &Cache,
+        shape: &AttentionShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        match batch.kind {
+            BatchKind::Decode => self.attend_step(out, proj, cache, shape, batch),
+            BatchKind::Prefill => self.attend_prefill(out, proj, cache, shape, batch),
+        }
+    }
+
+    fn causal_conv1d(
+        &self,
+        qkv: &mut Buf,
+        proj: &Buf,
+        w: &Vector,
+        cache: &mut Cache,
+        shape: &GdnShape,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let unit = units::gdn("gdn_sequence.cu", shape);
+        let ring = ptr(cache.ring(shape.state_layer));
+        let b = self.on_batch(|b| *b)?;
+        let grid = |rows| [columns(shape.channels()), rows, 1];
+        let args = [
+            ptr(qkv.at),
+            ptr(proj.at),
+            ptr(w.at),
+            ring,
+            ptr(b.segment()),
+            ptr(b.seg_row()),
+            ptr(b.seg_slot()),
+            ptr(b.positions()),
+            int(qkv.ld),
+            int(proj.ld),
+        ];
+        self.launch((unit.clone(), "causal_conv1d"), grid(batch.rows()), 256, 0, &args)?;
+        let [row, len, start, slot] = [b.seg_row(), b.seg_len(), b.seg_start(), b.seg_slot()].map(ptr);
+        let args = [ring, ptr(proj.at), row, len, start, slot, int(proj.ld)];
+        self.launch((unit, "conv_advance"), grid(batch.segments.len()), 256, 0, &args)
+    }
+    fn gated_delta_rule(
+        &self,
+        o: &mut Buf,
+        qkv: &Buf,
+        proj: &Buf,
+        args: &DeltaGate<'_, Self>,
+        cache: &mut Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let s = &args.shape;
+        let b = self.on_batch(|b| *b)?;
+        let kernel = (units::gdn("gdn_sequence.cu", s), "delta_rule");
+        let args = [
+            ptr(o.at),
+            ptr(qkv.at),
+            ptr(proj.at),
+            ptr(args.a_log.at),
+            ptr(args.dt_bias.at),
+            ptr(cache.recurrent(s.state_layer)),
+            ptr(b.seg_row()),
+            ptr(b.seg_len()),
+            ptr(b.seg_slot()),
+            int(o.ld),
+            int(qkv.ld),
+            int(proj.ld),
+        ];
+        let grid = [s.num_v_heads, s.v_dim.div_ceil(32), batch.segments.len()];
+        self.launch(kernel, grid, 256, units::delta_rule_smem(s), &args)
+    }
+    fn rms_norm_gated(
+        &self,
+        o: &mut Buf,
+        proj: &Buf,
+        w: &Vector,
+        shape: &GdnShape,
+        eps: f32,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let args = [ptr(o.at), ptr(proj.at), ptr(w.at), Arg::F32(eps), int(o.ld), int(proj.ld)];
+        let kernel = (units::gdn("gdn_sequence.cu", shape), "rms_norm_gated");
+        self.launch(kernel, [shape.num_v_heads.div_ceil(8), rows, 1], 256, 0, &args)
+    }
+
+    fn norm_linear(
+        &self,
+        out: &mut Buf,
+        n: &mut Buf,
+        x: &Buf,
+        norm: (&Vector, f32),
+        w: &Matrix,
+        rows: usize,
+    ) -> Result<(), Error> {
+        self.normed_product(out, n, x, norm, (w, Epilogue::Store), rows)
+    }
+    fn linear_add(
+        &self,
+        x: &mut Buf,
+        _mixed: &mut Buf,
+        y: &Buf,
+        w: &Matrix,
+        rows: usize,
+    ) -> Result<(), Error> {
+        self.product(x, y, w, Epilogue::Add, None, rows)
+    }
+    fn norm_swiglu(
+        &self,
+        act: &mut Buf,
+        (n, _gate_up): (&mut Buf, &mut Buf),
+        x: &Buf,
+        norm: (&Vector, f32),
+        w: &Matrix,
+        rows: usize,
+    ) -> Result<(), Error> {
+        self.normed_product(act, n, x, norm, (w, Epilogue::Swiglu), rows)
+    }
+    fn gated_delta_net(
+        &self,
+        o: &mut Buf,
+        qkv: &mut Buf,
+        proj: &Buf,
+        args: &DeltaNet<'_, Self>,
+        cache: &mut Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        if batch.kind == BatchKind::Decode {
+            return self.gdn_step(o, proj, args, cache, batch);
+        }
+        self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
+    }
+    fn fused_mlp(
+        &self,
+        layer: MlpLayer<'_, Self>,
+        ws: &mut Workspace<Self>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        self.mlp_launch(layer, ws, rows)
+    }
+    fn coop_layer(
+        &self,
+        layer: CoopLayer<'_, Self>,
+        ws: &mut Workspace<Self>,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        self.coop_launch(layer, ws, batch)
+    }
+    fn coop_gdn(&self, layer: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
+        self.coop_gdn_launch(layer, batch)
+    }
+}

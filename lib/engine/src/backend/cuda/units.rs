@@ -1,0 +1,262 @@
+//! Which translation units a model needs, and what they are specialised to.
+
+use super::gpu::Unit;
+use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
+use cute_checkpoint::Config;
+
+/// Inputs of a weight row are padded to a multiple of this with zeros.
+pub const CHUNK: usize = 32;
+/// Warps of a `linear` block.
+const WARPS: usize = 16;
+/// Threads of a `linear`, `gdn_step` or `attend` block.
+pub const THREADS: u32 = 512;
+/// Tokens of a piece of a sequence in decode attention.
+pub const PIECE: usize = 256;
+/// Blocks of the first pass of argmax.
+pub const ARGMAX_BLOCKS: u32 = 64;
+
+/// What a product does with its sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// `out = x Wᵀ`
+    Store = 0,
+    /// `out += x Wᵀ`
+    Add = 1,
+    /// `out = silu(x Gᵀ) · (x Uᵀ)`
+    Swiglu = 2,
+}
+
+/// Shape of a `linear` unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// inputs
+    pub k: usize,
+    /// bf16 pieces a weight is the sum of
+    pub pieces: usize,
+    /// most rows of a launch in y: 1, 8 or 16
+    pub rows: usize,
+    /// what happens to the sums
+    pub epilogue: Epilogue,
+    /// the input is normed first
+    pub norm: bool,
+}
+
+impl Linear {
+    /// Rows a launch of this unit takes, for a batch of `rows`.
+    pub fn rows_for(rows: usize) -> usize {
+        match rows {
+            0 | 1 => 1,
+            2..=8 => 8,
+            _ => 16,
+        }
+    }
+    /// The unit.
+    pub fn unit(&self) -> Unit {
+        Unit {
+            file: "linear.cu",
+            defines: vec![
+                ("INPUTS", self.k.to_string()),
+                ("SPLITS", self.pieces.to_string()),
+                ("ROWS", self.rows.to_string()),
+                ("EPILOGUE", (self.epilogue as u32).to_string()),
+                ("NORM", u32::from(self.norm).to_string()),
+            ],
+        }
+    }
+    /// Shared memory of a block, as `Linear::SMEM_BYTES` in linear.cuh.
+    pub fn smem(&self) -> u32 {
+        let swiglu = self.epilogue == Epilogue::Swiglu;
+        let tiles = if self.rows > 1 { 4 } else { 1 + usize::from(swiglu) };
+        let groups = if self.rows > 1 { 1 } else { 16 / tiles };
+        let part = groups * tiles * WARPS * 8 * self.rows;
+        let staged = if self.rows > 1 { 0 } else { self.k.next_multiple_of(CHUNK) * 4 };
+        (staged + 2 * part * 4 + WARPS * 4) as u32
+    }
+}
+
+/// The unit of `rms_norm` over `width` values.
+pub fn norm(width: usize) -> Unit {
+    Unit { file: "norm.cu", defines: vec![("WIDTH", width.to_string())] }
+}
+
+/// A unit without shapes.
+pub fn plain(file: &'static str) -> Unit {
+    Unit { file, defines: Vec::new() }
+}
+
+/// The defines of a gated-delta-net layer.
+pub fn gdn(file: &'static str, s: &GdnShape) -> Unit {
+    let defines =
+        [("HK", s.num_k_heads), ("HV", s.num_v_heads), ("DK", s.k_dim), ("DV", s.v_dim), ("TAPS", s.kernel)];
+    Unit { file, defines: defines.map(|(name, n)| (name, n.to_string())).into() }
+}
+
+/// Shared memory of `gdn_step`, as `GdnStep::SMEM_FLOATS` in gdn.cuh.
+pub fn gdn_step_smem(s: &GdnShape) -> u32 {
+    let lanes = if s.v_dim.is_multiple_of(4) { s.v_dim / 4 } else { s.v_dim };
+    let groups = THREADS as usize / lanes.max(1);
+    ((2 * s.k_dim + s.v_dim + 2 * groups * s.v_dim + s.v_dim + 3 + THREADS as usize / 32) * 4) as u32
+}
+
+/// Shared memory of `delta_rule` in gdn_sequence.cu.
+pub fn delta_rule_smem(s: &GdnShape) -> u32 {
+    let (tokens, columns) = (16, 32);
+    (tokens * (2 * s.k_dim.next_multiple_of(32) + columns + 3) * 4) as u32
+}
+
+/// The geometry that attention kernels bake in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionUnit {
+    /// heads and widths
+    pub num_heads: usize,
+    /// key/value heads
+    pub num_kv_heads: usize,
+    /// width of a head
+    pub head_dim: usize,
+    /// leading values that rotate
+    pub rotary_dim: usize,
+    /// the output gate exists
+    pub gated: bool,
+    /// full-attention layers
+    pub layers: usize,
+    /// tokens of a page
+    pub page_size: usize,
+    /// element type of K and V
+    pub kv_dtype: KvDtype,
+    /// signed width of the byte offset that decode reads with (a fault)
+    pub offset_bits: Option<u32>,
+}
+
+impl AttentionUnit {
+    /// The geometry of a model and its cache.
+    pub fn of(c: &Config, shape: &CacheShape, offset_bits: Option<u32>) -> Self {
+        let s = AttentionShape::of(c, 0);
+        AttentionUnit {
+            num_heads: s.num_heads,
+            num_kv_heads: s.num_kv_heads,
+            head_dim: s.head_dim,
+            rotary_dim: s.rotary_dim,
+            gated: s.gated,
+            layers: c.full_attention_layers().len(),
+            page_size: shape.page_size,
+            kv_dtype: shape.kv_dtype,
+            offset_bits,
+        }
+    }
+    /// A unit of this geometry.
+    pub fn unit(&self, file: &'static str) -> Unit {
+        let kv_type = match self.kv_dtype {
+            KvDtype::F32 => 0,
+            KvDtype::Bf16 => 1,
+        };
+        let defines = [
+            ("NH", self.num_heads),
+            ("NKV", self.num_kv_heads),
+            ("HD", self.head_dim),
+            ("ROTARY", self.rotary_dim),
+            ("KV_LAYERS", self.layers),
+            ("PAGE", self.page_size),
+            ("KV_TYPE", kv_type),
+            ("GATED", usize::from(self.gated)),
+        ];
+        let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        defines.extend(self.offset_bits.map(|bits| ("KV_OFFSET_BITS", bits.to_string())));
+        Unit { file, defines }
+    }
+    fn queries(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+    /// Shared memory of `attend`, as `ATTENTION_FLOATS` in attention.cuh.
+    pub fn attend_smem(&self) -> u32 {
+        let groups = THREADS as usize / (self.head_dim / 8);
+        let q = self.queries();
+        ((q * self.head_dim + q * PIECE + groups.div_ceil(2) * q * self.head_dim) * 4) as u32
+    }
+    /// Shared memory of `attend_prefill`.
+    pub fn prefill_smem(&self) -> u32 {
+        let (rows, keys) = (16, 32);
+        ((rows * self.head_dim + keys * (self.head_dim + 4) + rows * keys + rows * 3) * 4) as u32
+    }
+}
+
+/// What the cooperative kernels have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coop {
+    /// H
+    pub hidden: usize,
+    /// I
+    pub intermediate: usize,
+    /// bf16 pieces of a weight
+    pub pieces: usize,
+    /// most rows: 1, 8 or 16
+    pub rows: usize,
+    /// phases are timed
+    pub timing: bool,
+}
+
+impl Coop {
+    fn unit(&self, file: &'static str) -> Unit {
+        let defines = [
+            ("HIDDEN", self.hidden),
+            ("INTERMEDIATE", self.intermediate),
+            ("SPLITS", self.pieces),
+            ("ROWS", self.rows),
+        ];
+        let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        if self.timing {
+            defines.push(("REGION_TIMING", "1".into()));
+        }
+        Unit { file, defines }
+    }
+    /// Shared memory of a product with `k` inputs in a layer.
+    fn product(&self, k: usize, epilogue: Epilogue) -> u32 {
+        Linear { k, pieces: self.pieces, rows: self.rows, epilogue, norm: false }.smem()
+    }
+    /// `mlp` and its shared memory.
+    pub fn mlp(&self) -> (Unit, u32) {
+        let gate = self.product(self.hidden, Epilogue::Swiglu);
+        (self.unit("mlp.cu"), gate.max(self.product(self.intermediate, Epilogue::Add)))
+    }
+    /// `coop_attention` and its shared memory.
+    pub fn attention(&self, a: &AttentionUnit, wo_split: usize) -> (Unit, u32) {
+        let (_, mlp) = self.mlp();
+        let mut unit = self.unit("coop_attention.cu");
+        unit.defines.push(("WO_SPLIT", wo_split.to_string()));
+        unit.defines.extend(a.unit("").defines);
+        let heads = WARPS * a.head_dim * 4;
+        let smem = [
+            mlp,
+            self.product(self.hidden, Epilogue::Store),
+            self.product(a.num_heads * a.head_dim, Epilogue::Store),
+            a.attend_smem(),
+            heads as u32,
+        ];
+        (unit, smem.into_iter().max().unwrap_or(mlp))
+    }
+    /// `coop_gdn` and its shared memory.
+    pub fn gdn(&self, s: &GdnShape) -> (Unit, u32) {
+        let (_, mlp) = self.mlp();
+        let mut unit = self.unit("coop_gdn.cu");
+        unit.defines.extend(gdn("", s).defines);
+        let products = self
+            .product(self.hidden, Epilogue::Store)
+            .max(self.product(s.num_v_heads * s.v_dim, Epilogue::Add));
+        (unit, mlp.max(products).max(gdn_step_smem(s)))
+    }
+}
+
+/// What a kernel cannot do, if anything, in a sentence.
+pub fn unsupported(c: &Config) -> Option<String> {
+    let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
+    if !a.head_dim.is_multiple_of(8) || a.head_dim > 256 {
+        return Some(format!("head_dim is {}: the CUDA kernels take multiples of 8 up to 256", a.head_dim));
+    }
+    if g.v_dim > THREADS as usize || g.k_dim > 256 || g.kernel < 2 {
+        return Some(format!(
+            "linear heads of {} × {} with a convolution of {} taps: the CUDA kernels take up to 256 × {THREADS} and 2 \
+             taps or more",
+            g.k_dim, g.v_dim, g.kernel
+        ));
+    }
+    None
+}

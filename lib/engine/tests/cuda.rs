@@ -1,0 +1,186 @@
+//! The CUDA backend against transformers and against the CPU, on a device: the one that `CUTE_TEST_DEVICE` names
+//! (`cuda:0`), else an emulated one that runs the same kernels on the host.
+
+mod common;
+
+use common::{Expected, Run, expected, golden_models, greedy, logits, problems, run, run_on, tiny};
+use cute_checkpoint::Checkpoint;
+use cute_engine::EngineConfig;
+use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
+use cute_engine::backend::{Cpu, KvDtype};
+use cute_engine::knobs::PathKnob;
+use std::sync::Arc;
+
+/// x is split into two bf16, which keeps 16 of its 24 bits; logits have a standard deviation of about 2.
+const TOLERANCE: f32 = 1e-3;
+
+/// The device to test, or a line that says why there is none.
+fn device() -> Option<Arc<dyn Gpu>> {
+    let gpu = match std::env::var("CUTE_TEST_DEVICE") {
+        Ok(_) => todo!(),
+        Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
+    };
+    match gpu {
+        Ok(gpu) => Some(gpu),
+        Err(e) => {
+            eprintln!("skipped: {e}");
+            None
+        }
+    }
+}
+
+fn cuda(gpu: &Arc<dyn Gpu>, checkpoint: &Checkpoint, options: Options) -> Cuda {
+    Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap()
+}
+
+fn agree(name: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{name}");
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{name}: largest difference {worst:e}");
+    assert!(ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < TOLERANCE), "{name}: {worst}");
+}
+
+/// Every configuration of the paths of a decode step.
+fn paths() -> Vec<(String, EngineConfig)> {
+    let base = EngineConfig { max_model_len: 256, max_num_seqs: 4, ..EngineConfig::default() };
+    let with = |name: String, f: &dyn Fn(&mut EngineConfig)| {
+        let mut config = base.clone();
+        f(&mut config);
+        (name, config)
+    };
+    let mut all = vec![
+        with("paged".into(), &|c| c.knobs.fusion = false),
+        with("lite".into(), &|c| c.knobs.path = PathKnob::Lite),
+    ];
+    for split in [1, 2, 4, 8] {
+        all.push(with(format!("coop {split}"), &|c| {
+            c.knobs.path = PathKnob::Coop;
+            c.knobs.wo_split = split;
+        }));
+    }
+    all.push(with("coop, gated delta net too".into(), &|c| {
+        c.knobs.path = PathKnob::Coop;
+        c.knobs.coop_gdn = true;
+    }));
+    all
+}
+
+#[test]
+fn prefill_logits_agree_with_transformers_on_every_golden_model() {
+    let Some(gpu) = device() else { return };
+    for dir in golden_models() {
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let e = expected(&dir);
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        agree(&dir.display().to_string(), &logits(&backend, &checkpoint, &e, &[]), &e.logits);
+    }
+}
+
+#[test]
+fn a_prompt_cut_anywhere_gives_the_same_bits() {
+    let Some(gpu) = device() else { return };
+    for dir in golden_models() {
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let e = expected(&dir);
+        let bits = |cuts: &[usize]| -> Vec<u32> {
+            let backend = cuda(&gpu, &checkpoint, Options::default());
+            logits(&backend, &checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect()
+        };
+        let whole = bits(&[]);
+        for cuts in [&[1][..], &[2, 5, 37], &[63, 64, 65, 128], &[149]] {
+            assert!(whole == bits(cuts), "{} cut at {cuts:?}", dir.display());
+        }
+    }
+}
+
+#[test]
+fn every_path_continues_as_transformers_does() {
+    let Some(gpu) = device() else { return };
+    for dir in golden_models() {
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let Expected { input_ids, greedy_ids, .. } = expected(&dir);
+        for (name, config) in paths() {
+            let backend = cuda(&gpu, &checkpoint, Options::default());
+            let run = run_on(
+                backend,
+                &checkpoint,
+                config.clone(),
+                std::slice::from_ref(&input_ids),
+                &greedy(greedy_ids.len()),
+            );
+            assert_eq!(run.outputs[0].token_ids, greedy_ids, "{} on {name}", dir.display());
+            let intended = if config.knobs.fusion { name.split(' ').next().unwrap() } else { "paged" };
+            let outcome = format!("outcome={intended}").replace("coop,", "coop");
+            assert!(run.log.iter().all(|l| l.contains(&outcome)) && !run.log.is_empty(), "{:?}", run.log);
+        }
+    }
+}
+
+fn fingerprints(
+    gpu: &Arc<dyn Gpu>,
+    options: Options,
+    config: EngineConfig,
+    prompts: &[Vec<u32>],
+) -> Vec<String> {
+    let checkpoint = tiny();
+    run_on(cuda(gpu, &checkpoint, options), &checkpoint, config, prompts, &greedy(6)).fingerprints()
+}
+
+#[test]
+fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
+    let Some(gpu) = device() else { return };
+    let prompts = problems(&tiny(), 5);
+    for (name, config) in paths() {
+        let alone = EngineConfig { max_num_seqs: 1, ..config.clone() };
+        let expected = fingerprints(&gpu, Options::default(), alone, &prompts);
+        let eager = Options { graphs: false, overlap: false, ..Options::default() };
+        for (how, options, config) in [
+            ("in a batch of four", Options::default(), config.clone()),
+            (
+                "in a batch of five, chunks of 7",
+                Options::default(),
+                EngineConfig { max_num_seqs: 5, max_num_batched_tokens: 7, page_size: 16, ..config.clone() },
+            ),
+            ("eagerly", eager, config),
+        ] {
+            assert_eq!(fingerprints(&gpu, options, config, &prompts), expected, "{name}, {how}");
+        }
+    }
+}
+
+#[test]
+fn the_tiny_model_answers_as_on_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let count = if std::env::var("CUTE_TEST_DEVICE").is_ok() { 50 } else { 2 };
+    let prompts = problems(&checkpoint, count);
+    let params = cute_engine::SamplingParams::default();
+    let ids = |run: Run| -> Vec<Vec<u32>> { run.outputs.into_iter().map(|o| o.token_ids).collect() };
+    for (name, config) in paths() {
+        let config = EngineConfig { max_model_len: 512, ..config };
+        let here = ids(run_on(
+            cuda(&gpu, &checkpoint, Options::default()),
+            &checkpoint,
+            config.clone(),
+            &prompts,
+            &params,
+        ));
+        assert_eq!(here, ids(run(&checkpoint, config, &prompts, &params)), "{name}");
+    }
+}
+
+#[test]
+fn a_bf16_cache_agrees_with_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let prompts = problems(&checkpoint, 2);
+    let config = EngineConfig { kv_dtype: KvDtype::Bf16, ..EngineConfig::default() };
+    let params = greedy(12);
+    let here =
+        run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params);
+    let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
+    for (a, b) in here.outputs.iter().zip(&there.outputs) {
+        assert_eq!(a.token_ids, b.token_ids);
+    }
+}
