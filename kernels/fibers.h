@@ -17,11 +17,8 @@
 #else
 #include <ucontext.h>
 #endif
-#ifdef __linux__
-#define EMU_TLS static thread_local __attribute__((tls_model("initial-exec")))
-#else
-#define EMU_TLS static thread_local
-#endif
+
+// One launch at a time in a process: the host holds a lock, so that no variable needs to be a thread's own.
 
 namespace emu {
 
@@ -121,8 +118,8 @@ struct Launch {
     bool failed;
 };
 
-EMU_TLS Launch* launch;
-EMU_TLS Fiber* self;
+static Launch* launch;
+static Fiber* self;
 
 #ifdef EMU_ASM
 // Keeps the registers a call must keep and the stack pointer, and goes on where `to` stopped.

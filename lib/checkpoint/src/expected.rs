@@ -40,6 +40,11 @@ pub(crate) fn expected(c: &Config) -> Vec<Expected> {
     out
 }
 
+/// Name without prefix and shape of every tensor of the text model.
+pub fn expected_shapes(c: &Config) -> Vec<(String, Vec<usize>)> {
+    expected(c).into_iter().map(|e| (e.name, e.shape)).collect()
+}
+
 fn linear_attention(c: &Config, layer: &str, add: &mut impl FnMut(String, &[usize], &'static str)) {
     let (h, hv, channels) = (c.hidden_size, c.linear_num_value_heads, c.conv_channels());
     let values = hv * c.linear_value_head_dim;

@@ -24,6 +24,7 @@ pub mod config;
 pub mod digest;
 mod error;
 mod expected;
+pub use expected::expected_shapes;
 mod header;
 mod keys;
 pub mod plan;

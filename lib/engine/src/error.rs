@@ -31,6 +31,9 @@ pub enum Error {
     /// a fused launch failed
     #[error("{0}")]
     Launch(String),
+    /// a device, its compiler or a kernel
+    #[error("{0}")]
+    Device(String),
     /// a position without a page: the scheduler and the cache disagree
     #[error("request {owner}: position {position} has no KV page")]
     NoPage {
@@ -39,9 +42,6 @@ pub enum Error {
         /// the position
         position: usize,
     },
-    /// the device, its driver or its compiler
-    #[error("{0}")]
-    Device(String),
     /// a pool entry that is not what its user believes
     #[error("{0}")]
     Ownership(String),

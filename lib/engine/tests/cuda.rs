@@ -117,12 +117,7 @@ fn every_path_continues_as_transformers_does() {
     }
 }
 
-fn fingerprints(
-    gpu: &Arc<dyn Gpu>,
-    options: Options,
-    config: EngineConfig,
-    prompts: &[Vec<u32>],
-) -> Vec<String> {
+fn fingerprints(gpu: &Arc<dyn Gpu>, options: Options, config: EngineConfig, prompts: &[Vec<u32>]) -> Vec<String> {
     let checkpoint = tiny();
     run_on(cuda(gpu, &checkpoint, options), &checkpoint, config, prompts, &greedy(6)).fingerprints()
 }
@@ -137,11 +132,12 @@ fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
         let eager = Options { graphs: false, overlap: false, ..Options::default() };
         for (how, options, config) in [
             ("in a batch of four", Options::default(), config.clone()),
-            (
-                "in a batch of five, chunks of 7",
-                Options::default(),
-                EngineConfig { max_num_seqs: 5, max_num_batched_tokens: 7, page_size: 16, ..config.clone() },
-            ),
+            ("in a batch of five, chunks of 7", Options::default(), EngineConfig {
+                max_num_seqs: 5,
+                max_num_batched_tokens: 7,
+                page_size: 16,
+                ..config.clone()
+            }),
             ("eagerly", eager, config),
         ] {
             assert_eq!(fingerprints(&gpu, options, config, &prompts), expected, "{name}, {how}");
@@ -159,13 +155,7 @@ fn the_tiny_model_answers_as_on_the_cpu() {
     let ids = |run: Run| -> Vec<Vec<u32>> { run.outputs.into_iter().map(|o| o.token_ids).collect() };
     for (name, config) in paths() {
         let config = EngineConfig { max_model_len: 512, ..config };
-        let here = ids(run_on(
-            cuda(&gpu, &checkpoint, Options::default()),
-            &checkpoint,
-            config.clone(),
-            &prompts,
-            &params,
-        ));
+        let here = ids(run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params));
         assert_eq!(here, ids(run(&checkpoint, config, &prompts, &params)), "{name}");
     }
 }
@@ -177,8 +167,7 @@ fn a_bf16_cache_agrees_with_the_cpu() {
     let prompts = problems(&checkpoint, 2);
     let config = EngineConfig { kv_dtype: KvDtype::Bf16, ..EngineConfig::default() };
     let params = greedy(12);
-    let here =
-        run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params);
+    let here = run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params);
     let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
     for (a, b) in here.outputs.iter().zip(&there.outputs) {
         assert_eq!(a.token_ids, b.token_ids);

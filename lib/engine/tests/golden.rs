@@ -33,12 +33,10 @@ fn a_prompt_cut_anywhere_gives_the_same_bits() {
     for dir in golden_models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
-        let whole: Vec<u32> =
-            logits(&Cpu::default(), &checkpoint, &e, &[]).into_iter().map(f32::to_bits).collect();
+        let whole: Vec<u32> = logits(&Cpu::default(), &checkpoint, &e, &[]).into_iter().map(f32::to_bits).collect();
         let every: Vec<usize> = (1..e.input_ids.len()).collect();
         for cuts in [&[1][..], &[2, 5, 37], &[63, 64, 65, 128], &[149], &every] {
-            let cut: Vec<u32> =
-                logits(&Cpu::default(), &checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect();
+            let cut: Vec<u32> = logits(&Cpu::default(), &checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect();
             assert!(whole == cut, "{} cut at {cuts:?}", dir.display());
         }
     }

@@ -181,6 +181,8 @@ pub trait Backend: Sized {
     fn taps(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
     /// Loads matrices with equal `in`, stacked by rows.
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
+    /// A bf16 matrix of `outputs` rows of random weights with variance `1 / inputs`, for measurements.
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
@@ -334,6 +336,19 @@ pub trait Backend: Sized {
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
         self.linear(gate_up, n, w, rows)?;
         self.swiglu(act, gate_up, rows)
+    }
+    /// Fused: `logits[i] = rms_norm(x[rows[i]]) Wᵀ`; the pair is scratch.
+    fn lm_head(
+        &self,
+        logits: &mut Self::Buf,
+        (selected, n): (&mut Self::Buf, &mut Self::Buf),
+        x: &Self::Buf,
+        rows: &[usize],
+        norm: (&Self::Vector, f32),
+        head: &Self::Matrix,
+    ) -> Result<(), Error> {
+        self.select(selected, x, rows)?;
+        self.norm_linear(logits, n, selected, norm, head, rows.len())
     }
     /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
     fn gated_delta_net(

@@ -13,8 +13,9 @@ use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher};
 use crate::rope::Rope;
-use cute_checkpoint::{Checkpoint, Config, Tensor};
+use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor};
 use decoder_layer::{DecoderLayer, Step};
+use std::collections::BTreeMap;
 
 /// A model on a device.
 pub struct Model<B: Backend> {
@@ -34,8 +35,25 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// When a tensor is missing, unreadable or does not fit on the device.
     pub fn load(backend: &B, checkpoint: &Checkpoint, max_model_len: usize) -> Result<Self, Error> {
-        let config = checkpoint.config.clone();
-        let load = Loader { backend, checkpoint, prefix: String::new() };
+        Self::build(backend, checkpoint.config.clone(), &Weights::Checkpoint(checkpoint), max_model_len)
+    }
+
+    /// A model of a config's shapes with random bf16 weights, for measurements.
+    ///
+    /// # Errors
+    /// When it does not fit on the device.
+    pub fn random(backend: &B, config: &Config, max_model_len: usize) -> Result<Self, Error> {
+        let shapes = cute_checkpoint::expected_shapes(config).into_iter().collect();
+        Self::build(backend, config.clone(), &Weights::Random(shapes), max_model_len)
+    }
+
+    fn build(
+        backend: &B,
+        config: Config,
+        weights: &Weights<'_>,
+        max_model_len: usize,
+    ) -> Result<Self, Error> {
+        let load = Loader { backend, weights, prefix: String::new() };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let (mut kv_layer, mut state_layer) = (0, 0);
         for i in 0..config.num_hidden_layers {
@@ -79,17 +97,10 @@ impl<B: Backend> Model<B> {
                 outcomes.extend(decision.map(|_| path));
             }
             if wanted > 0 {
-                backend.select(&mut scratch.mixed, &scratch.x, &batch.logit_rows)?;
                 let norm = (&self.norm, self.config.rms_norm_eps);
                 let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-                backend.norm_linear(
-                    &mut scratch.logits,
-                    &mut scratch.n,
-                    &scratch.mixed,
-                    norm,
-                    head,
-                    wanted,
-                )?;
+                let between = (&mut scratch.mixed, &mut scratch.n);
+                backend.lm_head(&mut scratch.logits, between, &scratch.x, &batch.logit_rows, norm, head)?;
                 backend.argmax(&mut scratch.top, &scratch.logits, wanted)?;
             }
             Ok(outcomes)
@@ -111,20 +122,36 @@ pub type Top = (u32, f32);
 /// Loads tensors by their checkpoint names below a prefix.
 struct Loader<'a, B: Backend> {
     backend: &'a B,
-    checkpoint: &'a Checkpoint,
+    weights: &'a Weights<'a>,
     prefix: String,
+}
+
+/// Where weights come from.
+enum Weights<'a> {
+    Checkpoint(&'a Checkpoint),
+    /// by shape, of no meaning, for measurements
+    Random(BTreeMap<String, Vec<usize>>),
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
     fn below(&self, name: &str) -> Loader<'a, B> {
         Loader {
             backend: self.backend,
-            checkpoint: self.checkpoint,
+            weights: self.weights,
             prefix: format!("{}{name}.", self.prefix),
         }
     }
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        Ok(self.checkpoint.tensor(&format!("{}{name}", self.prefix))?)
+        let name = format!("{}{name}", self.prefix);
+        match self.weights {
+            Weights::Checkpoint(checkpoint) => Ok(checkpoint.tensor(&name)?),
+            Weights::Random(shapes) => {
+                let shape = shape(shapes, &name)?;
+                // zero-centred norms at one, a plain one, A at one, and taps that let the input through
+                let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+                Ok(Tensor { name, dtype: Dtype::F32, shape: shape.to_vec(), bytes })
+            }
+        }
     }
     fn vector(&self, name: &str) -> Result<B::Vector, Error> {
         self.backend.vector(&self.tensor(name)?)
@@ -134,7 +161,26 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
     /// Several matrices stacked by rows: one product instead of many, the same sums.
     fn matrix(&self, names: &[&str]) -> Result<B::Matrix, Error> {
+        if let Weights::Random(shapes) = self.weights {
+            let mut outputs = 0;
+            let mut inputs = 0;
+            for name in names {
+                let shape = shape(shapes, &format!("{}{name}", self.prefix))?;
+                outputs += shape[0];
+                inputs = shape[1];
+            }
+            return self.backend.random_matrix(outputs, inputs, digest_seed(&self.prefix));
+        }
         let tensors = names.iter().map(|n| self.tensor(n)).collect::<Result<Vec<_>, _>>()?;
         self.backend.matrix(&tensors)
     }
+}
+
+fn shape<'a>(shapes: &'a BTreeMap<String, Vec<usize>>, name: &str) -> Result<&'a [usize], Error> {
+    shapes.get(name).map(Vec::as_slice).ok_or_else(|| Error::Shape(format!("no tensor {name} in this architecture")))
+}
+
+/// A number that differs from name to name.
+fn digest_seed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }

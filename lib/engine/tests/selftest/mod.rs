@@ -1,7 +1,8 @@
 //! `kernels/selftest.cu` on any device, compared with plain loops: the same claims hold for a GPU and for its emulation.
 #![allow(dead_code)] // each test binary uses what it needs
 
-use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch, Ptr, Unit};
+use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::gpu::{Arg, Join, Launch, Ptr, Unit};
 use half::{bf16, f16};
 
 /// The unit of all kernels here.

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::rope::Rope;
 use crate::sampler;
 use attention::KvPages;
-use cute_checkpoint::{Config, LayerType, Tensor};
+use cute_checkpoint::{Config, Dtype, LayerType, Tensor};
 use cute_records::digest::Hasher;
 pub use linear::Matrix;
 use multiversion::multiversion;
@@ -102,6 +102,14 @@ impl Backend for Cpu {
     }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
         Matrix::stack(tensors)
+    }
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
+        let mut stream = sampler::Stream::new(seed);
+        let scale = (12.0 / inputs as f64).sqrt();
+        let mut weight = || half::bf16::from_f64((stream.uniform() - 0.5) * scale).to_le_bytes();
+        let bytes = (0..outputs * inputs).flat_map(|_| weight()).collect();
+        let (name, shape) = ("random".into(), vec![outputs, inputs]);
+        Matrix::stack(&[Tensor { name, dtype: Dtype::BF16, shape, bytes }])
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let gdn = GdnShape::of(config, 0);

@@ -1,5 +1,6 @@
 //! The step's batch in device memory: what recorded kernels read instead of arguments.
 
+use super::arena::Arena;
 use super::gpu::{Gpu, Ptr};
 use crate::Error;
 use crate::backend::CacheShape;
@@ -17,7 +18,7 @@ pub(super) struct DeviceBatch {
 }
 
 impl DeviceBatch {
-    pub(super) fn new(gpu: &dyn Gpu, shape: &CacheShape) -> Result<Self, Error> {
+    pub(super) fn new(memory: &Arena, shape: &CacheShape) -> Result<Self, Error> {
         let mut batch = DeviceBatch {
             at: 0,
             rows: shape.max_rows,
@@ -25,7 +26,7 @@ impl DeviceBatch {
             max_pages: shape.max_len.div_ceil(shape.page_size),
             page_size: shape.page_size,
         };
-        batch.at = gpu.alloc(batch.len() * 4)?;
+        batch.at = memory.alloc(batch.len() * 4)?;
         Ok(batch)
     }
 

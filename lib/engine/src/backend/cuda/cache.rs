@@ -1,6 +1,7 @@
 //! KV pages and recurrent slots on the device.
 
-use super::gpu::{Gpu, Ptr};
+use super::arena::Arena;
+use super::gpu::Ptr;
 use super::units::PIECE;
 use crate::Error;
 use crate::backend::{CacheShape, GdnShape};
@@ -29,7 +30,7 @@ pub struct Cache {
 
 impl Cache {
     pub(super) fn new(
-        gpu: &dyn Gpu,
+        memory: &Arena,
         config: &Config,
         shape: CacheShape,
         fault: Option<Fault>,
@@ -39,17 +40,12 @@ impl Cache {
         let (recurrent_len, ring_len) = (gdn.recurrent_len(), gdn.channels() * gdn.kernel);
         let kv_bytes = shape.page_bytes(config) * shape.num_pages;
         let max_pieces = shape.max_len.div_ceil(PIECE);
-        let zeroed = |bytes: usize| -> Result<Ptr, Error> {
-            let at = gpu.alloc(bytes.max(4))?;
-            gpu.fill(at, 0, bytes)?;
-            Ok(at)
-        };
         let part = shape.num_slots * config.num_attention_heads * max_pieces * (config.head_dim + 2);
         Ok(Cache {
-            kv: zeroed(kv_bytes)?,
-            recurrent: zeroed(layers * shape.num_slots * recurrent_len * 4)?,
-            ring: zeroed(layers * shape.num_slots * ring_len * 4)?,
-            pieces: gpu.alloc(part * 4)?,
+            kv: memory.zeroed(kv_bytes)?,
+            recurrent: memory.zeroed(layers * shape.num_slots * recurrent_len * 4)?,
+            ring: memory.zeroed(layers * shape.num_slots * ring_len * 4)?,
+            pieces: memory.alloc(part * 4)?,
             max_pieces,
             layers,
             slots: shape.num_slots,

@@ -220,12 +220,9 @@ impl Cuda {
         let kernel = self.kernel(unit, name, smem)?;
         let resident = self.gpu().occupancy(kernel, THREADS, smem)?;
         if resident == 0 {
-            return Err(Error::Launch(format!(
-                "{name}: no block of {smem} bytes of shared memory is resident"
-            )));
+            return Err(Error::Launch(format!("{name}: no block of {smem} bytes of shared memory is resident")));
         }
-        let launch =
-            Launch { grid: [self.multiprocessors, 1, 1], block: THREADS, smem, join: Join::Cooperative };
+        let launch = Launch { grid: [self.multiprocessors, 1, 1], block: THREADS, smem, join: Join::Cooperative };
         self.gpu().launch(kernel, launch, args)
     }
 }

@@ -4,10 +4,12 @@
 //! Everything that changes from step to step lies in device memory ([`batch`]), so one recording serves all steps of
 //! the same shape; recordings are keyed by rows, logit rows and the paths of all layers.
 
+mod arena;
 mod batch;
 mod cache;
 pub mod emulated;
 mod fused;
+pub mod gemm;
 pub mod gpu;
 mod ops;
 pub mod sources;
@@ -18,11 +20,12 @@ pub use cache::Cache;
 pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 
-use super::CacheShape;
+use super::{CacheShape, GdnShape};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::fault::Fault;
+use arena::Arena;
 use batch::DeviceBatch;
 use cute_checkpoint::Config;
 use gpu::{Arg, Gpu, Graph, Join, Kernel, Launch, Ptr};
@@ -74,7 +77,7 @@ impl Default for Options {
 
 /// A GPU serving one model.
 pub struct Cuda {
-    gpu: Arc<dyn Gpu>,
+    memory: Arena,
     options: Options,
     multiprocessors: u32,
     /// of the attention kernels; known once the cache is
@@ -93,6 +96,10 @@ pub struct Cuda {
     layers: usize,
     /// partial sums of W_O, `[slot, row, H]`
     slots: Ptr,
+    /// prompts are multiplied on the tensor cores
+    tensor_cores: bool,
+    /// activations of a prompt as bf16
+    narrow_rows: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
 }
@@ -114,14 +121,16 @@ impl Cuda {
             return Err(Error::Config(reason));
         }
         let argmax_rows = 1024;
-        let argmax = gpu.alloc(argmax_rows * units::ARGMAX_BLOCKS as usize * 8)?;
+        let memory = Arena::new(gpu);
+        let multiprocessors = memory.gpu.multiprocessors();
+        let argmax = memory.alloc(argmax_rows * units::ARGMAX_BLOCKS as usize * 8)?;
         let layers = config.num_hidden_layers;
-        let counters = gpu.alloc(layers * 4)?;
+        let counters = memory.alloc(layers * 4)?;
         let hidden = config.hidden_size.next_multiple_of(units::CHUNK);
-        let slots = gpu.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
-        let timings = gpu.alloc(layers * PHASES * gpu.multiprocessors() as usize * 16)?;
+        let slots = memory.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
+        let timings = memory.alloc(layers * PHASES * multiprocessors as usize * 16)?;
         Ok(Cuda {
-            multiprocessors: gpu.multiprocessors(),
+            multiprocessors,
             options,
             attention: Cell::new(None),
             batch: RefCell::new(None),
@@ -134,13 +143,15 @@ impl Cuda {
             layers,
             slots,
             timings,
-            gpu,
+            tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
+            narrow_rows: Cell::new(0),
+            memory,
         })
     }
 
     /// The device.
     pub fn gpu(&self) -> &dyn Gpu {
-        &*self.gpu
+        &*self.memory.gpu
     }
 
     /// Steps recorded so far.
@@ -152,7 +163,7 @@ impl Cuda {
         if let Some(kernel) = self.kernels.borrow().get(&(unit.clone(), name)) {
             return Ok(*kernel);
         }
-        let kernel = self.gpu.kernel(&unit, name, smem)?;
+        let kernel = self.gpu().kernel(&unit, name, smem)?;
         self.kernels.borrow_mut().insert((unit, name), kernel);
         Ok(kernel)
     }
@@ -171,7 +182,7 @@ impl Cuda {
         }
         let kernel = self.kernel(unit, name, smem)?;
         let join = if self.options.overlap { Join::Overlapped } else { Join::Plain };
-        self.gpu.launch(kernel, Launch { grid: grid.map(|n| n as u32), block, smem, join }, args)
+        self.gpu().launch(kernel, Launch { grid: grid.map(|n| n as u32), block, smem, join }, args)
     }
 
     /// Runs a step: eagerly, or as a recording of an earlier step with the same key.
@@ -183,7 +194,7 @@ impl Cuda {
     ) -> Result<Vec<Path>, Error> {
         self.kind.set(batch.kind);
         match &*self.batch.borrow() {
-            Some(device) => device.upload(&*self.gpu, batch)?,
+            Some(device) => device.upload(self.gpu(), batch)?,
             None => return Err(Error::Config("a step before the cache was made".into())),
         }
         if batch.kind != BatchKind::Decode || !self.options.graphs {
@@ -195,21 +206,21 @@ impl Cuda {
             paths: intent.iter().map(|d| d.path).collect(),
         };
         if let Some((graph, outcomes)) = self.graphs.borrow().get(&key) {
-            self.gpu.replay(*graph)?;
+            self.gpu().replay(*graph)?;
             return Ok(outcomes.clone());
         }
-        self.gpu.begin_capture()?;
+        self.gpu().begin_capture()?;
         let outcomes = match ops() {
             Ok(outcomes) => outcomes,
             Err(e) => {
-                self.gpu.end_capture(false)?;
+                self.gpu().end_capture(false)?;
                 return Err(e);
             }
         };
-        let Some(graph) = self.gpu.end_capture(true)? else {
+        let Some(graph) = self.gpu().end_capture(true)? else {
             return Err(Error::Device("a recorded step came back empty".into()));
         };
-        self.gpu.replay(graph)?;
+        self.gpu().replay(graph)?;
         self.graphs.borrow_mut().insert(key, (graph, outcomes.clone()));
         Ok(outcomes)
     }
@@ -232,10 +243,25 @@ impl Cuda {
     }
 
     fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
-        let cache = Cache::new(&*self.gpu, config, shape, self.options.fault)?;
+        let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
+        if self.tensor_cores {
+            let s = GdnShape::of(config, 0);
+            let heads = config.num_attention_heads * config.head_dim;
+            let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
+            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);
+            self.narrow_rows.set(self.memory.alloc(shape.max_rows * widest * 2)?);
+        }
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
-        *self.batch.borrow_mut() = Some(DeviceBatch::new(&*self.gpu, &shape)?);
+        *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);
         Ok(cache)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        for (graph, _) in self.graphs.borrow().values() {
+            let _ = self.gpu().drop_graph(*graph);
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
-    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    StepOps, Workspace,
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm, StepOps,
+    Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -15,8 +15,8 @@ use cute_records::digest::Hasher;
 use std::ops::Range;
 
 impl Cuda {
-    /// `out (=, +=, swiglu) [norm](x) Wᵀ`. A norm is folded in for one row, and goes through `n` for more.
-    pub(super) fn product(
+    /// `out (=, +=, swiglu) [norm](x) Wᵀ` by the kernel `linear`, for any number of rows.
+    fn linear_launch(
         &self,
         out: &Buf,
         x: &Buf,
@@ -25,8 +25,7 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        let op =
-            Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
+        let op = Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
         let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
         let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
@@ -44,7 +43,7 @@ impl Cuda {
         self.launch((op.unit(), "linear"), [blocks, rows.div_ceil(op.rows), 1], THREADS, op.smem(), &args)
     }
 
-    /// The product of the normed `x`; `n` is scratch when there are several rows.
+    /// The product of the normed `x`; `n` is scratch.
     fn normed_product(
         &self,
         out: &Buf,
@@ -54,14 +53,57 @@ impl Cuda {
         (w, epilogue): (&Matrix, Epilogue),
         rows: usize,
     ) -> Result<(), Error> {
-        if rows == 1 {
-            return self.product(out, x, w, epilogue, Some(norm), 1);
+        if self.is_prompt_product(w) {
+            self.rms_norm(n, x, norm.0, norm.1, rows)?;
+            return self.gemm(out, n, w, epilogue, rows);
         }
-        self.rms_norm(n, x, norm.0, norm.1, rows)?;
-        self.product(out, n, w, epilogue, None, rows)
+        self.normed_linear(out, n, x, norm, (w, epilogue), rows)
     }
 
-    fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
+    /// The same through `linear`.
+    fn normed_linear(
+        &self,
+        out: &Buf,
+        n: &mut Buf,
+        x: &Buf,
+        norm: (&Vector, f32),
+        (w, epilogue): (&Matrix, Epilogue),
+        rows: usize,
+    ) -> Result<(), Error> {
+        if rows == 1 {
+            return self.linear_launch(out, x, w, epilogue, Some(norm), 1);
+        }
+        self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.linear_launch(out, n, w, epilogue, None, rows)
+    }
+
+    /// A prompt's products may go to the tensor cores: then all of them do, whatever their number of rows.
+    fn is_prompt_product(&self, w: &Matrix) -> bool {
+        self.kind.get() == BatchKind::Prefill && self.on_tensor_cores(w)
+    }
+
+    /// `out (=, +=, swiglu) x Wᵀ`.
+    pub(super) fn product(
+        &self,
+        out: &Buf,
+        x: &Buf,
+        w: &Matrix,
+        epilogue: Epilogue,
+        rows: usize,
+    ) -> Result<(), Error> {
+        if self.is_prompt_product(w) {
+            return self.gemm(out, x, w, epilogue, rows);
+        }
+        self.linear_launch(out, x, w, epilogue, None, rows)
+    }
+
+    fn elementwise(
+        &self,
+        name: &'static str,
+        width: usize,
+        rows: usize,
+        args: &[Arg],
+    ) -> Result<(), Error> {
         self.launch((units::plain("elementwise.cu"), name), [columns(width), rows, 1], 256, 0, args)
     }
 }
@@ -74,7 +116,7 @@ impl Backend for Cuda {
     type Rope = Rope;
 
     fn name(&self) -> String {
-        self.gpu.name()
+        self.gpu().name()
     }
     fn resident_cap(&self) -> usize {
         self.multiprocessors as usize
@@ -85,14 +127,14 @@ impl Backend for Cuda {
 
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
         let ld = width.next_multiple_of(units::CHUNK);
-        let bytes =
-            rows.checked_mul(ld * 4).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
-        let at = self.gpu.alloc(bytes.max(4))?;
-        self.gpu.fill(at, 0, bytes)?;
+        let bytes = rows
+            .checked_mul(ld * 4)
+            .ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
+        let at = self.memory.zeroed(bytes)?;
         Ok(Buf { at, rows, width, ld })
     }
     fn vector(&self, tensor: &Tensor) -> Result<Vector, Error> {
-        Vector::load(&*self.gpu, &tensor.to_f32())
+        Vector::load(&self.memory, &tensor.to_f32())
     }
     fn taps(&self, tensor: &Tensor) -> Result<Vector, Error> {
         // tap by tap, [K, C], so that neighbouring channels are neighbours in memory
@@ -100,22 +142,37 @@ impl Backend for Cuda {
         let w = tensor.to_f32();
         let by_tap: Vec<f32> =
             (0..kernel).flat_map(|tap| w.iter().skip(tap).step_by(kernel).copied()).collect();
-        Vector::load(&*self.gpu, &by_tap)
+        Vector::load(&self.memory, &by_tap)
     }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
-        Matrix::load(&*self.gpu, tensors)
+        Matrix::load(&self.memory, tensors)
+    }
+    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
+        let matrix = Matrix::alloc(&self.memory, outputs, inputs, 1)?;
+        let scale = (12.0 / inputs as f32).sqrt();
+        let args = [
+            ptr(matrix.at),
+            Arg::U64(outputs as u64 * matrix.kp() as u64),
+            int(matrix.k),
+            int(matrix.kp()),
+            Arg::F32(scale),
+            Arg::U32(seed as u32),
+        ];
+        let unit = (units::plain("elementwise.cu"), "random_weights");
+        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
+        Ok(matrix)
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
     }
     fn rope(&self, rope: crate::rope::Rope) -> Result<Rope, Error> {
         let (cos, sin) = rope.tables();
-        Ok(Rope { cos: Vector::load(&*self.gpu, cos)?.at, sin: Vector::load(&*self.gpu, sin)?.at })
+        Ok(Rope { cos: Vector::load(&self.memory, cos)?.at, sin: Vector::load(&self.memory, sin)?.at })
     }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         let rows = rows.min(buf.rows);
         let mut padded = vec![0f32; rows * buf.ld];
-        self.gpu.download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
+        self.gpu().download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
         Ok(padded.chunks_exact(buf.ld).flat_map(|row| &row[..buf.width]).copied().collect())
     }
     fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
@@ -123,27 +180,26 @@ impl Backend for Cuda {
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
-        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu.fill(at, 0, bytes))
+        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu().fill(at, 0, bytes))
     }
     fn slot_is_zero(&self, cache: &Cache, slot: u32) -> Result<bool, Error> {
         let flag = self.argmax;
-        self.gpu.fill(flag, 0, 4)?;
+        self.gpu().fill(flag, 0, 4)?;
         let kernel = self.kernel(units::plain("elementwise.cu"), "any_bits", 0)?;
         for (at, bytes) in cache.parts(slot) {
             let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
-            let launch =
-                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
-            self.gpu.launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
+            let launch = super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
+            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
         }
         let mut found = [0u8; 4];
-        self.gpu.download(&mut found, flag)?;
+        self.gpu().download(&mut found, flag)?;
         Ok(found == [0; 4])
     }
     fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
         let mut hasher = Hasher::new();
         for (at, bytes) in cache.parts(slot) {
             let mut part = vec![0; bytes];
-            self.gpu.download(&mut part, at)?;
+            self.gpu().download(&mut part, at)?;
             hasher.update(&part);
         }
         Ok(hasher.hex())
@@ -151,7 +207,7 @@ impl Backend for Cuda {
     fn fill_slot(&self, cache: &mut Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error> {
         for (at, bytes) in cache.parts(slot) {
             let part: Vec<f32> = (0..bytes / 4).map(|_| value()).collect();
-            self.gpu.upload(at, bytemuck::cast_slice(&part))?;
+            self.gpu().upload(at, bytemuck::cast_slice(&part))?;
         }
         Ok(())
     }
@@ -181,7 +237,7 @@ impl Backend for Cuda {
         self.elementwise("add", x.width, rows, &[ptr(x.at), ptr(y.at), int(x.width), int(x.ld), int(y.ld)])
     }
     fn linear(&self, out: &mut Buf, x: &Buf, w: &Matrix, rows: usize) -> Result<(), Error> {
-        self.product(out, x, w, Epilogue::Store, None, rows)
+        self.product(out, x, w, Epilogue::Store, rows)
     }
     fn linear_partial(
         &self,
@@ -212,7 +268,7 @@ impl Backend for Cuda {
         self.elementwise("gather", out.width, rows, &args)
     }
     fn zero(&self, buf: &mut Buf, rows: usize) -> Result<(), Error> {
-        self.gpu.fill(buf.at, 0, rows * buf.ld * 4)
+        self.gpu().fill(buf.at, 0, rows * buf.ld * 4)
     }
     fn swiglu(&self, act: &mut Buf, gate_up: &Buf, rows: usize) -> Result<(), Error> {
         let args = [ptr(act.at), ptr(gate_up.at), int(act.width), int(act.ld), int(gate_up.ld)];
@@ -374,7 +430,7 @@ impl Backend for Cuda {
         w: &Matrix,
         rows: usize,
     ) -> Result<(), Error> {
-        self.product(x, y, w, Epilogue::Add, None, rows)
+        self.product(x, y, w, Epilogue::Add, rows)
     }
     fn norm_swiglu(
         &self,
@@ -386,6 +442,18 @@ impl Backend for Cuda {
         rows: usize,
     ) -> Result<(), Error> {
         self.normed_product(act, n, x, norm, (w, Epilogue::Swiglu), rows)
+    }
+    fn lm_head(
+        &self,
+        logits: &mut Buf,
+        (selected, n): (&mut Buf, &mut Buf),
+        x: &Buf,
+        rows: &[usize],
+        norm: (&Vector, f32),
+        head: &Matrix,
+    ) -> Result<(), Error> {
+        self.select(selected, x, rows)?;
+        self.normed_linear(logits, n, selected, norm, (head, Epilogue::Store), rows.len())
     }
     fn gated_delta_net(
         &self,

@@ -21,11 +21,15 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "gdn.cuh",
     "gdn_sequence.cu",
     "gdn_step.cu",
+    "gemm.cu",
+    "gemm_sm90.cu",
     "linear.cu",
     "linear.cuh",
     "mlp.cu",
     "norm.cu",
     "selftest.cu",
+    "stream.cu",
+    "to_bf16.cu",
 ];
 
 /// The text of a file, if there is one of this name.

@@ -1,8 +1,9 @@
 //! Which translation units a model needs, and what they are specialised to.
 
+use super::gemm::Tile;
 use super::gpu::Unit;
 use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
-use cute_checkpoint::Config;
+use cute_checkpoint::{Config, LayerType};
 
 /// Inputs of a weight row are padded to a multiple of this with zeros.
 pub const CHUNK: usize = 32;
@@ -86,8 +87,13 @@ pub fn plain(file: &'static str) -> Unit {
 
 /// The defines of a gated-delta-net layer.
 pub fn gdn(file: &'static str, s: &GdnShape) -> Unit {
-    let defines =
-        [("HK", s.num_k_heads), ("HV", s.num_v_heads), ("DK", s.k_dim), ("DV", s.v_dim), ("TAPS", s.kernel)];
+    let defines = [
+        ("HK", s.num_k_heads),
+        ("HV", s.num_v_heads),
+        ("DK", s.k_dim),
+        ("DV", s.v_dim),
+        ("TAPS", s.kernel),
+    ];
     Unit { file, defines: defines.map(|(name, n)| (name, n.to_string())).into() }
 }
 
@@ -142,6 +148,12 @@ impl AttentionUnit {
             kv_dtype: shape.kv_dtype,
             offset_bits,
         }
+    }
+    /// The geometry of a model with pages of 64 tokens.
+    fn published(c: &Config, kv_dtype: KvDtype) -> Self {
+        let shape =
+            CacheShape { num_pages: 0, page_size: 64, kv_dtype, num_slots: 0, max_rows: 0, max_len: 0 };
+        AttentionUnit::of(c, &shape, None)
     }
     /// A unit of this geometry.
     pub fn unit(&self, file: &'static str) -> Unit {
@@ -260,3 +272,68 @@ pub fn unsupported(c: &Config) -> Option<String> {
     }
     None
 }
+
+/// Every unit that serving a model asks for with pages of 64 tokens: what is compiled ahead. Other page sizes, faults,
+/// slots and timings are compiled when they are asked for.
+pub fn units(c: &Config) -> Vec<Unit> {
+    let pieces = match c.dtype.as_deref() {
+        Some("float32") => 3,
+        Some("float16") => 2,
+        _ => 1,
+    };
+    let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
+    let (h, i) = (c.hidden_size, c.intermediate_size);
+    let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
+    let has = |t: LayerType| c.layer_types.contains(&t);
+    let (linear_attention, full_attention) = (has(LayerType::LinearAttention), has(LayerType::FullAttention));
+    let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
+    all.push(norm(h));
+    for rows in [1, 8, 16] {
+        let linear =
+            |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1 }.unit();
+        all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
+        all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
+        let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false };
+        all.push(coop.mlp().0);
+        if linear_attention {
+            all.push(coop.gdn(&g).0);
+        }
+        if full_attention {
+            for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), 1).0);
+            }
+        }
+    }
+    if linear_attention {
+        all.extend([gdn("gdn_step.cu", &g), gdn("gdn_sequence.cu", &g)]);
+    }
+    if full_attention {
+        for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+            let unit = AttentionUnit::published(c, kv_dtype);
+            all.extend(["attention_step.cu", "attention_prefill.cu"].map(|file| unit.unit(file)));
+        }
+    }
+    if h >= super::gemm::LEAST_HIDDEN && pieces == 1 {
+        for (n, k, epilogue) in [
+            (g.width(), h, Epilogue::Store),
+            (a.width(), h, Epilogue::Store),
+            (2 * i, h, Epilogue::Swiglu),
+            (h, heads, Epilogue::Add),
+            (h, values, Epilogue::Add),
+            (h, i, Epilogue::Add),
+        ] {
+            let k = k.next_multiple_of(CHUNK);
+            all.push(super::gemm::to_bf16(k));
+            for m in [16, 32, 64, 512] {
+                let tile = Tile::choose(m, n, k, epilogue == Epilogue::Swiglu, H200.0, H200.1);
+                all.push(tile.unit(k, epilogue));
+            }
+        }
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Multiprocessors and bytes of shared memory of a block, for tiles that are compiled ahead.
+const H200: (u32, u32) = (132, 232_448);

@@ -1,6 +1,7 @@
 //! Weights on the device: matrices as sums of bf16 pieces, vectors as f32, both padded with zeros.
 
-use super::gpu::{Gpu, Ptr};
+use super::arena::Arena;
+use super::gpu::Ptr;
 use super::units::CHUNK;
 use crate::Error;
 use cute_checkpoint::{Dtype, Tensor};
@@ -28,27 +29,30 @@ impl Matrix {
         self.n * self.pieces * self.kp() * 2
     }
 
+    /// Memory for a matrix.
+    pub(super) fn alloc(memory: &Arena, n: usize, k: usize, pieces: usize) -> Result<Self, Error> {
+        let mut matrix = Matrix { at: 0, n, k, pieces };
+        matrix.at = memory.alloc(matrix.bytes())?;
+        Ok(matrix)
+    }
+
     /// Loads tensors with equal inputs, stacked by rows.
-    pub(super) fn load(gpu: &dyn Gpu, tensors: &[Tensor]) -> Result<Self, Error> {
+    pub(super) fn load(memory: &Arena, tensors: &[Tensor]) -> Result<Self, Error> {
         let [_, k] = shape(&tensors[0])?;
         let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
         let mut n = 0;
         for t in tensors {
             let [rows, inputs] = shape(t)?;
             if inputs != k {
-                return Err(Error::Shape(format!(
-                    "{} has {inputs} inputs, {} has {k}",
-                    t.name, tensors[0].name
-                )));
+                return Err(Error::Shape(format!("{} has {inputs} inputs, {} has {k}", t.name, tensors[0].name)));
             }
             n += rows;
         }
-        let mut matrix = Matrix { at: 0, n, k, pieces };
-        matrix.at = gpu.alloc(matrix.bytes().max(1))?;
+        let matrix = Self::alloc(memory, n, k, pieces)?;
         let mut to = matrix.at;
         for t in tensors {
             let bytes = matrix.pack(t);
-            gpu.upload(to, &bytes)?;
+            memory.gpu.upload(to, &bytes)?;
             to += bytes.len() as u64;
         }
         Ok(matrix)
@@ -95,11 +99,9 @@ pub struct Vector {
 }
 
 impl Vector {
-    pub(super) fn load(gpu: &dyn Gpu, values: &[f32]) -> Result<Self, Error> {
+    pub(super) fn load(memory: &Arena, values: &[f32]) -> Result<Self, Error> {
         let mut padded = values.to_vec();
         padded.resize(values.len().next_multiple_of(CHUNK).max(CHUNK), 0.0);
-        let at = gpu.alloc(padded.len() * 4)?;
-        gpu.upload(at, bytemuck::cast_slice(&padded))?;
-        Ok(Vector { at })
+        Ok(Vector { at: memory.filled(bytemuck::cast_slice(&padded))? })
     }
 }

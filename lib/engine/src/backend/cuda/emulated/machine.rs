@@ -5,7 +5,7 @@ use super::memory::{Map, page};
 use crate::Error;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Bytes of a thread's stack. No multiple of a page: the tops of stacks should not all fall into one line of the cache.
 const STACK: usize = 64 * 1024 + 17 * 64;
@@ -73,6 +73,9 @@ impl Machine {
         shape: &Shape,
         args: &mut [*mut c_void],
     ) -> Result<Result<(), Failure>, Error> {
+        // the libraries' variables are the process's, so launches take turns
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         catch_signals();
         let alive = if shape.join == 2 { shape.grid.iter().product::<u32>() as usize } else { 1 };
         let page = page();

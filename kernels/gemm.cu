@@ -1,0 +1,178 @@
+// gemm: the product of many rows with a weight matrix (prefill), on the tensor cores of any device from sm_90 on.
+//
+//   EPILOGUE 0   C[m, n]  = Σ_k A[m, k]·W[n, k]
+//   EPILOGUE 1   C[m, n] += Σ_k A[m, k]·W[n, k]                              (the residual, in place)
+//   EPILOGUE 2   C[m, n]  = silu(g)·u     g = Σ_k A[m, k]·W[n, k]     u = Σ_k A[m, k]·W[N + n, k]     (SwiGLU)
+//
+// Shapes   A [M, lda] bf16 · W [N, ldw] bf16, [2N, ldw] gate over up for EPILOGUE 2 · C [M, ldc] f32, bf16 with -D OUT_BF16
+// Launch   grid ⌈M/BM⌉·⌈N/COLUMNS⌉ · block (BM/WM)·(BN/WN)·32 · shared STAGES·(BM + BN)·BK·2 B
+//          COLUMNS, the columns of C a block makes, is BN, or BN/2 for EPILOGUE 2
+// Traffic  W once for every GROUP·BM rows, A from L2 once for every COLUMNS columns, C once (twice for EPILOGUE 1):
+//          62 MB at M = 512, N = K = 5120, for 26.8 GFLOP
+// Numbers  products of bf16 exact, sums in f32: each element of C is one chain of m16n8k16 over ascending k and so has the
+//          same bits for every M, row and tile shape
+// Needs    -D K BM BN BK WM WN STAGES EPILOGUE, as asserted below. lda and ldw multiples of 8, ldc of 2; the three pointers
+//          16-byte aligned; M, N ≥ 1. Joins the stream plainly or overlapped
+#include "common.cuh"
+
+#define WARPS_N (BN / WN)
+#define THREADS ((BM / WM) * WARPS_N * WARP)
+#define COLUMNS (EPILOGUE == 2 ? BN / 2 : BN)
+#define GROUP 16         // tiles of rows that share a stretch of W in L2
+#define TILES (K / BK)   // along k
+#define CHUNKS (BK / 8)  // 16-byte pieces of a row in shared memory
+#define STEP (THREADS / CHUNKS)
+#define STAGE ((BM + BN) * BK * 2)
+static_assert((BK == 32 || BK == 64) && K % BK == 0, "K is padded to whole tiles");
+static_assert(BM % WM == 0 && BN % WN == 0 && WM % 16 == 0 && WN % 16 == 0, "a warp multiplies 16 x 16 pieces");
+static_assert(STEP % 16 == 0, "a thread's pieces lie alike in every group of 16 rows: 2 BK threads or a multiple");
+static_assert(STAGES >= 2, "one stage is read while another is written");
+
+// Byte of a piece of a row. The pieces of a row are permuted so that eight rows of one column lie in different banks.
+__device__ __forceinline__ int place(int row, int chunk) {
+    return row * (BK * 2) + (chunk ^ (row / (8 / CHUNKS) % CHUNKS)) * 16;
+}
+
+// What C holds, and two neighbours of a row of it; `left` columns are left from the first of them on.
+#ifdef OUT_BF16
+typedef u16 Out;
+static_assert(EPILOGUE != 1, "a residual is f32");
+#else
+typedef float Out;
+#endif
+template <bool WHOLE> __device__ __forceinline__ float2 load_pair(const float* c, int left) {
+    if (WHOLE) return *(const float2*)c;
+    return make_float2(left > 0 ? c[0] : 0.0f, left > 1 ? c[1] : 0.0f);
+}
+template <bool WHOLE> __device__ __forceinline__ void store_pair(float* c, int left, float x, float y) {
+    if (WHOLE || left > 1) *(float2*)c = make_float2(x, y);
+    else if (left > 0) *c = x;
+}
+template <bool WHOLE> __device__ __forceinline__ void store_pair(u16* c, int left, float x, float y) {
+    if (WHOLE || left > 1) *(u32*)c = pack_bf16(x, y);
+    else if (left > 0) *c = (u16)pack_bf16(x, 0.0f);
+}
+
+// Stores a warp's sums, whose first row is m and first column n. WHOLE: all columns are inside C. The old values are all asked
+// for before the first is needed.
+template <bool WHOLE>
+__device__ __forceinline__ void finish(Out* C, float (&acc)[WM / 16][WN / 8][4], int m, int n, int M, int N, i64 ldc) {
+    m += threadIdx.x % WARP / 4, n += threadIdx.x % 4 * 2;
+    C += m * ldc + n;
+#if EPILOGUE == 1
+#pragma unroll
+    for (int i = 0; i < WM / 8; i++)
+        if (m + i * 8 < M) {
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++) {
+                float2 old = load_pair<WHOLE>(C + i * 8 * ldc + j * 8, N - n - j * 8);
+                acc[i / 2][j][i % 2 * 2] += old.x, acc[i / 2][j][i % 2 * 2 + 1] += old.y;
+            }
+        }
+#endif
+#pragma unroll
+    for (int i = 0; i < WM / 8; i++)
+        if (m + i * 8 < M) {
+            Out* c = C + i * 8 * ldc;
+            int e = i % 2 * 2;
+#if EPILOGUE == 2
+#pragma unroll
+            for (int j = 0; j < WN / 16; j++) {
+                const float *g = acc[i / 2][j * 2], *u = acc[i / 2][j * 2 + 1];
+                store_pair<WHOLE>(c + j * 8, N - n - j * 8, silu(g[e]) * u[e], silu(g[e + 1]) * u[e + 1]);
+            }
+#else
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++)
+                store_pair<WHOLE>(c + j * 8, N - n - j * 8, acc[i / 2][j][e], acc[i / 2][j][e + 1]);
+#endif
+        }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc) {
+    // Rows vary fastest within a group of GROUP tiles: a tile of W is read by neighbours in time.
+    int tiles_m = (M + BM - 1) / BM, tiles_n = (N + COLUMNS - 1) / COLUMNS;
+    int group = blockIdx.x / (GROUP * tiles_n), rest = blockIdx.x % (GROUP * tiles_n);
+    int height = min(GROUP, tiles_m - group * GROUP);
+    int m0 = (group * GROUP + rest % height) * BM, n0 = rest / height * COLUMNS;
+
+    // This thread copies one piece of every STEP-th row of a tile. For SwiGLU eight rows of gate alternate with the same eight
+    // of up, so that a thread ends up with both sums of an element of C. What lies past M and N is left out: a row of a
+    // product sees no other row, and theirs are not stored.
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int row = threadIdx.x / CHUNKS, col = EPILOGUE == 2 ? row / 16 * 8 + row % 8 : row;
+    int rows_left = M - m0 - row, cols_left = N - n0 - col;
+    i64 lane_k = threadIdx.x % CHUNKS * 8;
+    A += (m0 + row) * lda + lane_k;
+    W += (n0 + col + (EPILOGUE == 2 && row & 8 ? (i64)N : 0)) * ldw + lane_k;
+    char* to = SMEM + place(row, threadIdx.x % CHUNKS);
+    auto copy_a = [&](int stage, const u16* from) {
+#pragma unroll
+        for (int r = 0; r < BM; r += STEP, from += STEP * lda)
+            if (r < rows_left && (BM % STEP == 0 || r + row < BM)) cp_async16(to + stage + r * (BK * 2), from);
+    };
+    auto copy_w = [&](int stage, const u16* from) {
+#pragma unroll
+        for (int r = 0; r < BN; r += STEP, from += STEP * COLUMNS / BN * ldw)
+            if (r * COLUMNS / BN < cols_left && (BN % STEP == 0 || r + row < BN))
+                cp_async16(to + stage + (BM + r) * (BK * 2), from);
+    };
+    // The weights do not depend on the kernels before this one.
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++, W += BK)
+        if (s < TILES) copy_w(s * STAGE, W);
+    launch_dependents();
+    wait_for_previous();
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++, A += BK) {
+        if (s < TILES) copy_a(s * STAGE, A);
+        cp_async_commit();
+    }
+
+    // Fragments of 16 elements along k, two of each: one is multiplied while the other is read.
+    int wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
+    int lane_a = place(wm + lane % 16, lane / 16), lane_b = place(BM + wn + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    u32 a[2][WM / 16][4], b[2][WN / 16][4];
+    auto read = [&](int to, int stage, int k) { // k * 2 changes the bits of a byte that tell pieces 2, 4 and 6
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++) ldmatrix_x4(a[to][i], SMEM + stage + (lane_a ^ k * 2) + i * 16 * (BK * 2));
+#pragma unroll
+        for (int j = 0; j < WN / 16; j++) ldmatrix_x4(b[to][j], SMEM + stage + (lane_b ^ k * 2) + j * 16 * (BK * 2));
+    };
+    float acc[WM / 16][WN / 8][4] = {};
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    read(0, 0, 0);
+    int reading = 0, writing = (STAGES - 1) * STAGE;
+    for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+        for (int k = 0; k < BK; k += 16) {
+            if (k + 16 == BK) {
+                cp_async_wait<STAGES - 2>();
+                __syncthreads();
+                reading = reading == (STAGES - 1) * STAGE ? 0 : reading + STAGE;
+            }
+            read((k / 16 + 1) % 2, reading, (k + 16) % BK); // after the last tile: what nobody uses
+            if (k == 0) {
+                if (tile + STAGES - 1 < TILES) {
+                    copy_a(writing, A);
+                    copy_w(writing, W);
+                }
+                cp_async_commit();
+                A += BK, W += BK;
+                writing = writing == (STAGES - 1) * STAGE ? 0 : writing + STAGE;
+            }
+#pragma unroll
+            for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+                for (int j = 0; j < WN / 8; j++)
+                    mma_bf16(acc[i][j], a[k / 16 % 2][i], b[k / 16 % 2][j / 2][j % 2 * 2], b[k / 16 % 2][j / 2][j % 2 * 2 + 1]);
+        }
+    }
+
+    int m = m0 + wm, n = n0 + wn * COLUMNS / BN;
+    if (n0 + COLUMNS <= N) finish<true>(C, acc, m, n, M, N, ldc);
+    else finish<false>(C, acc, m, n, M, N, ldc);
+}
+EXPORT(gemm)

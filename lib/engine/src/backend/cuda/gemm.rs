@@ -1,0 +1,127 @@
+//! Products of a prompt's many rows, on the tensor cores: which tiles, and the launch.
+
+use super::gpu::{Arg, Ptr, Unit};
+use super::units::Epilogue;
+use super::{Buf, Cuda, Matrix, int, ptr};
+use crate::Error;
+
+/// Models narrower than this prefill through `linear`, which keeps more bits of the activations.
+pub(super) const LEAST_HIDDEN: usize = 512;
+
+/// Tiles of `gemm.cu`. The bits do not depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// rows and columns of a block's tile
+    pub block: [usize; 2],
+    /// rows and columns of a warp's
+    pub warp: [usize; 2],
+    /// inputs of a stage
+    pub depth: usize,
+    /// stages in flight
+    pub stages: usize,
+}
+
+const fn tile(block: [usize; 2], warp: [usize; 2], stages: usize) -> Tile {
+    Tile { block, warp, depth: 64, stages }
+}
+
+/// Wide tiles, for devices whose blocks can have all of 227 KiB of shared memory.
+const WIDE: [Tile; 4] = [
+    tile([128, 256], [64, 64], 4),
+    tile([128, 224], [32, 112], 5),
+    tile([128, 192], [64, 48], 5),
+    tile([128, 160], [32, 80], 6),
+];
+/// For a few rows.
+const LOW: [Tile; 3] =
+    [tile([16, 128], [16, 16], 6), tile([32, 128], [32, 16], 6), tile([64, 128], [32, 32], 4)];
+const SMALL: Tile = tile([128, 128], [64, 32], 3);
+
+impl Tile {
+    /// The tiles for a product of `m` rows, `n` columns (2 I for SwiGLU) and `k` inputs.
+    pub fn choose(m: usize, n: usize, k: usize, swiglu: bool, multiprocessors: u32, smem: u32) -> Tile {
+        if !k.is_multiple_of(64) {
+            return Tile { block: [128, 128], warp: [64, 64], depth: 32, stages: 4 };
+        }
+        if let Some(low) = LOW.iter().find(|t| m <= t.block[0] && t.smem() <= smem) {
+            return *low;
+        }
+        // the last round of blocks should be a full one
+        let cost = |t: &&Tile| {
+            let blocks = m.div_ceil(128) * n.div_ceil(t.block[1]);
+            blocks.div_ceil(multiprocessors as usize) * t.block[1]
+        };
+        let fits = |t: &&Tile| t.smem() <= smem && !(swiglu && t.block[1] != 192);
+        WIDE.iter().filter(fits).min_by_key(cost).copied().unwrap_or(SMALL)
+    }
+    /// Bytes of shared memory.
+    pub fn smem(&self) -> u32 {
+        (self.stages * (self.block[0] + self.block[1]) * self.depth * 2) as u32
+    }
+    fn threads(&self) -> u32 {
+        (self.block[0] / self.warp[0] * (self.block[1] / self.warp[1]) * 32) as u32
+    }
+    /// The unit.
+    pub fn unit(&self, k: usize, epilogue: Epilogue) -> Unit {
+        let defines = [
+            ("K", k),
+            ("BM", self.block[0]),
+            ("BN", self.block[1]),
+            ("BK", self.depth),
+            ("WM", self.warp[0]),
+            ("WN", self.warp[1]),
+            ("STAGES", self.stages),
+            ("EPILOGUE", epilogue as usize),
+        ];
+        Unit { file: "gemm.cu", defines: defines.map(|(name, n)| (name, n.to_string())).into() }
+    }
+}
+
+/// The unit that makes the bf16 operand.
+pub fn to_bf16(k: usize) -> Unit {
+    Unit { file: "to_bf16.cu", defines: vec![("K", k.to_string())] }
+}
+
+impl Cuda {
+    /// Whether a matrix is multiplied on the tensor cores when a prompt is computed.
+    pub(super) fn on_tensor_cores(&self, w: &Matrix) -> bool {
+        self.tensor_cores && w.pieces == 1
+    }
+
+    /// `out (=, +=, swiglu) bf16(x) Wᵀ`.
+    pub(super) fn gemm(
+        &self,
+        out: &Buf,
+        x: &Buf,
+        w: &Matrix,
+        epilogue: Epilogue,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let (swiglu, kp) = (epilogue == Epilogue::Swiglu, w.kp());
+        let narrow = self.narrow(x, kp, rows)?;
+        let n = if swiglu { w.n / 2 } else { w.n };
+        let tile = Tile::choose(rows, w.n, kp, swiglu, self.multiprocessors, self.gpu().shared_memory());
+        let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
+        let args = [
+            ptr(out.at),
+            ptr(narrow),
+            ptr(w.at),
+            int(rows),
+            int(n),
+            Arg::U64(kp as u64),
+            Arg::U64(kp as u64),
+            Arg::U64(out.ld as u64),
+        ];
+        let grid = [rows.div_ceil(tile.block[0]) * n.div_ceil(columns), 1, 1];
+        self.launch((tile.unit(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
+    }
+
+    /// The rows of `x` as bf16, `[rows, kp]`.
+    fn narrow(&self, x: &Buf, kp: usize, rows: usize) -> Result<Ptr, Error> {
+        let at = self.narrow_rows.get();
+        let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64)];
+        let grid = [(rows * kp / 8).div_ceil(256), 1, 1];
+        self.launch((to_bf16(kp), "to_bf16"), grid, 256, 0, &args)?;
+        Ok(at)
+    }
+}

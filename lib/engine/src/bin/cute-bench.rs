@@ -1,0 +1,245 @@
+//! cute-bench: what decode and prefill cost on a GPU, for the published shapes with random weights, beside the copy
+//! bandwidth and the read-only stream measured in the same run.
+//!
+//! writes  one JSON object a measurement on stdout, a table on stderr
+//! exits   0 measured · 2 no device, or it failed
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use cute_checkpoint::{Config, LayerType};
+use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
+use cute_engine::backend::cuda::{Cuda, Driver, Options, units};
+use cute_engine::backend::{Backend, CacheShape, GdnShape, KvDtype};
+use cute_engine::batch::{Batch, BatchKind, Segment};
+use cute_engine::dispatch::Dispatcher;
+use cute_engine::knobs::PathKnob;
+use cute_engine::model::{Model, Scratch};
+use cute_engine::{EngineConfig, Knobs};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Measure decode and prefill on a GPU with random weights of the published shapes.
+#[derive(Debug, Parser)]
+#[command(name = "cute-bench", version)]
+struct Args {
+    /// Shapes
+    #[arg(long, value_delimiter = ',', default_value = "0.8b,2b,4b,9b,27b")]
+    shapes: Vec<String>,
+    /// Paths of the decode step: paged, lite, coop, coop-gdn
+    #[arg(long, value_delimiter = ',', default_value = "paged,lite,coop,coop-gdn")]
+    paths: Vec<String>,
+    /// Sequences of a decode step
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
+    batches: Vec<usize>,
+    /// Tokens already in each sequence
+    #[arg(long, value_delimiter = ',', default_value = "128,8192")]
+    contexts: Vec<usize>,
+    /// Prompt lengths for prefill; 0 leaves it out
+    #[arg(long, value_delimiter = ',', default_value = "512,8192")]
+    prefill: Vec<usize>,
+    /// Decode steps timed, after as many of warm-up
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// The device's number
+    #[arg(long, default_value_t = 0)]
+    device: usize,
+}
+
+/// hidden, intermediate, layers, query heads, key/value heads, value heads, tied
+const SHAPES: &[(&str, [usize; 6], bool)] = &[
+    ("0.8b", [1024, 3584, 24, 8, 2, 16], true),
+    ("2b", [2048, 6144, 24, 8, 2, 16], true),
+    ("4b", [2560, 9216, 32, 16, 4, 32], true),
+    ("9b", [4096, 12288, 32, 16, 4, 32], false),
+    ("27b", [5120, 17408, 64, 24, 4, 48], false),
+];
+
+fn config(name: &str) -> anyhow::Result<Config> {
+    let known = || SHAPES.iter().map(|(n, ..)| *n).collect::<Vec<_>>().join(", ");
+    let (_, [h, i, l, nh, nkv, hv], tied) =
+        SHAPES.iter().find(|(n, ..)| *n == name).with_context(|| format!("no shape {name:?}: expected {}", known()))?;
+    let text = json!({
+        "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "dtype": "bfloat16",
+        "vocab_size": 248320, "hidden_size": h, "intermediate_size": i, "num_hidden_layers": l,
+        "num_attention_heads": nh, "num_key_value_heads": nkv, "head_dim": 256, "rms_norm_eps": 1e-6,
+        "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": hv,
+        "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+        "max_position_embeddings": 262_144, "tie_word_embeddings": tied, "hidden_act": "silu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+        "eos_token_id": 248_044
+    });
+    Ok(Config::parse((name, text.to_string().as_bytes()), None)?)
+}
+
+/// Bytes of weights that a token streams: every matrix but the gathered embedding.
+fn weight_bytes(c: &Config) -> f64 {
+    let shapes = cute_checkpoint::expected_shapes(c);
+    let streamed = shapes.iter().filter(|(name, s)| {
+        s.len() == 2 && (name != "embed_tokens.weight" || c.tie_word_embeddings)
+    });
+    streamed.map(|(_, s)| 2.0 * (s[0] * s[1]) as f64).sum()
+}
+
+/// Bytes of state and cache that one sequence's token reads and writes.
+fn state_bytes(c: &Config, context: usize) -> f64 {
+    let gdn = c.layer_types.iter().filter(|t| **t == LayerType::LinearAttention).count();
+    let kv = c.full_attention_layers().len() * 2 * c.num_key_value_heads * c.head_dim * 2;
+    (gdn * GdnShape::of(c, 0).recurrent_len() * 4 * 2) as f64 + (kv * context) as f64
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Milliseconds between marks around `work`, median of several.
+fn timed(gpu: &dyn Gpu, repeats: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..repeats {
+        let from = gpu.mark()?;
+        work()?;
+        let to = gpu.mark()?;
+        times.push(f64::from(gpu.elapsed(from, to)?));
+    }
+    Ok(median(times))
+}
+
+/// GB/s of a device-to-device copy (read and written) and of a read-only stream.
+fn ceilings(gpu: &dyn Gpu) -> anyhow::Result<(f64, f64)> {
+    let bytes = 4usize << 30;
+    let (a, b) = (gpu.alloc(bytes)?, gpu.alloc(bytes)?);
+    gpu.fill(a, 0x3c, bytes)?;
+    gpu.fill(b, 0x3d, bytes)?;
+    let copy = timed(gpu, 9, || Ok(gpu.copy(b, a, bytes)?))?;
+    let kernel = gpu.kernel(&units::plain("stream.cu"), "read_stream", 0)?;
+    let mut best = f64::INFINITY;
+    for per in [2, 4, 8] {
+        let grid = [per * gpu.multiprocessors(), 1, 1];
+        let launch = Launch { grid, block: 512, smem: 0, join: Join::Plain };
+        let args = [Arg::Ptr(a), Arg::U64(bytes as u64 / 16), Arg::Ptr(b)];
+        best = best.min(timed(gpu, 9, || Ok(gpu.launch(kernel, launch, &args)?))?);
+    }
+    gpu.synchronize()?;
+    gpu.free(a)?;
+    gpu.free(b)?;
+    Ok((2.0 * bytes as f64 / copy / 1e6, bytes as f64 / best / 1e6))
+}
+
+fn knobs(path: &str) -> anyhow::Result<Knobs> {
+    let mut k = Knobs { dispatch_log: false, ..Knobs::default() };
+    match path {
+        "paged" => k.fusion = false,
+        "lite" => k.path = PathKnob::Lite,
+        "coop" => k.path = PathKnob::Coop,
+        "coop-gdn" => {
+            k.path = PathKnob::Coop;
+            k.coop_gdn = true;
+        }
+        _ => bail!("no path {path:?}: expected paged, lite, coop or coop-gdn"),
+    }
+    Ok(k)
+}
+
+/// A step of `kind` for `n` sequences: `len` tokens each from position `start`.
+fn batch(kind: BatchKind, n: usize, start: usize, len: usize) -> Batch {
+    let pages = (start + len).div_ceil(64) as u32;
+    Batch {
+        kind,
+        tokens: (0..n * len).map(|i| (i * 7919 % 200_000) as u32).collect(),
+        segments: (0..n)
+            .map(|i| Segment {
+                owner: i as u64,
+                slot: i as u32 + 1,
+                epoch: 1,
+                pages: (0..pages).map(|p| 1 + i as u32 * pages + p).collect(),
+                start,
+                row: i * len,
+                len,
+            })
+            .collect(),
+        logit_rows: (0..n).map(|i| (i + 1) * len - 1).collect(),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let gpu: Arc<dyn Gpu> = Arc::new(Driver::open(args.device)?);
+    let (copy, stream) = ceilings(&*gpu)?;
+    println!("{}", json!({"what": "ceilings", "device": gpu.name(), "copy_gb_s": copy, "read_gb_s": stream}));
+    eprintln!("{}: copy {copy:.0} GB/s, read-only stream {stream:.0} GB/s", gpu.name());
+    for name in &args.shapes {
+        shape(&args, &gpu, name, stream)?;
+    }
+    Ok(())
+}
+
+fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Result<()> {
+    let c = config(name)?;
+    let max_batch = args.batches.iter().copied().max().unwrap_or(1);
+    let longest = args.contexts.iter().chain(&args.prefill).copied().max().unwrap_or(128) + 64 * args.steps;
+    let backend = Cuda::new(gpu.clone(), &c, Options::default())?;
+    let start = Instant::now();
+    let model = Model::random(&backend, &c, longest)?;
+    gpu.synchronize()?;
+    let load = start.elapsed().as_secs_f64();
+    let rows = args.prefill.iter().copied().max().unwrap_or(0).clamp(max_batch, EngineConfig::default().max_num_batched_tokens.max(8192));
+    let shape = CacheShape {
+        num_pages: 1 + max_batch * longest.div_ceil(64),
+        page_size: 64,
+        kv_dtype: KvDtype::Bf16,
+        num_slots: max_batch + 1,
+        max_rows: rows,
+        max_len: longest,
+    };
+    let mut cache = backend.cache(&c, shape)?;
+    let mut scratch = Scratch::new(&backend, &c, rows, max_batch)?;
+    println!("{}", json!({"what": "load", "shape": name, "seconds": load, "weight_gb": weight_bytes(&c) / 1e9}));
+    for path in &args.paths {
+        let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
+        for &n in &args.batches {
+            for &context in &args.contexts {
+                let gb = (weight_bytes(&c) + n as f64 * state_bytes(&c, context)) / 1e9;
+                let mut times = Vec::new();
+                let first = Instant::now();
+                let mut build = 0.0;
+                for step in 0..2 * args.steps {
+                    let batch = batch(BatchKind::Decode, n, context + step, 1);
+                    let start = Instant::now();
+                    model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
+                    if step == 0 {
+                        build = first.elapsed().as_secs_f64();
+                    }
+                    if step >= args.steps {
+                        times.push(start.elapsed().as_secs_f64() * 1e3);
+                    }
+                }
+                let ms = median(times);
+                let rate = gb / ms * 1e3;
+                println!("{}", json!({
+                    "what": "decode", "shape": name, "path": path, "batch": n, "context": context, "ms": ms,
+                    "gb": gb, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
+                }));
+                eprintln!(
+                    "{name:>5} {path:<9} batch {n:>2} context {context:>5}: {ms:7.3} ms/token, {rate:5.0} GB/s, {:.1} % of the stream",
+                    100.0 * rate / stream
+                );
+            }
+        }
+    }
+    for &len in args.prefill.iter().filter(|n| **n > 0) {
+        let mut dispatcher = Dispatcher::new(&backend, &c, knobs("paged")?, max_batch, None, Box::new(|_| ()))?;
+        let mut times = Vec::new();
+        for _ in 0..4 {
+            let start = Instant::now();
+            let batch = batch(BatchKind::Prefill, 1, 0, len);
+            model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let ms = median(times.split_off(1));
+        let rate = len as f64 / ms * 1e3;
+        println!("{}", json!({"what": "prefill", "shape": name, "tokens": len, "ms": ms, "tok_s": rate}));
+        eprintln!("{name:>5} prefill {len:>5}: {ms:8.2} ms, {rate:.0} tokens/s");
+    }
+    Ok(())
+}
