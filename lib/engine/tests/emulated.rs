@@ -2,10 +2,10 @@
 
 mod selftest;
 
-use cute_engine::backend::cuda::emulated::Settings;
-use cute_engine::backend::cuda::gpu::{Arg, Join, Launch, Unit};
 use cute_engine::backend::cuda::Emulated;
+use cute_engine::backend::cuda::emulated::Settings;
 use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::gpu::{Arg, Join, Launch, Unit};
 use selftest::{get, get_floats, put, put_floats, words};
 use std::path::Path;
 
