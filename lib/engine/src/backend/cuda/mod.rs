@@ -68,6 +68,9 @@ struct StepKey {
     paths: Vec<Path>,
 }
 
+/// A recorded step, and the paths its attention layers took.
+type Recording = (Graph, Vec<Path>);
+
 /// How the backend runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -97,7 +100,7 @@ pub struct Cuda {
     kind: Cell<BatchKind>,
     kernels: RefCell<HashMap<(gpu::Unit, &'static str), Kernel>>,
     /// a step's first run is eager, so that its kernels are loaded; its second is recorded
-    graphs: RefCell<HashMap<StepKey, Option<(Graph, Vec<Path>)>>>,
+    graphs: RefCell<HashMap<StepKey, Option<Recording>>>,
     /// scratch of argmax, `[rows, blocks, 2]`
     argmax: Ptr,
     /// most rows of `argmax`
