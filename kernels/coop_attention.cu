@@ -52,10 +52,11 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
                          kv_head, piece, positions[row], (float*)smem);
     }
     LEAVE(2);
-    // slot of this block, and its place among the slot's blocks
-    u32 slot = 0;
-    while (blocks * (slot + 1) / WO_SPLIT <= b) slot++;
-    u32 slot_first = blocks * slot / WO_SPLIT, slot_blocks = blocks * (slot + 1) / WO_SPLIT - slot_first;
+    // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several
+    u32 slot = b * WO_SPLIT / blocks, slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
+    u32 slot_first = (slot * blocks + WO_SPLIT - 1) / WO_SPLIT;
+    u32 slot_blocks = ((slot + 1) * blocks + WO_SPLIT - 1) / WO_SPLIT - slot_first;
+    if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
     LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
     {
         Wo op;
@@ -72,6 +73,12 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
         c.barrier();
         ENTER(4);
         op.run(w, smem);
+        while (++slot < slots_end) {
+            __syncthreads();
+            w.out = slots + (u64)slot * rows * ldx;
+            op.start(w, 0, 1, slot, WO_SPLIT);
+            op.run(w, smem);
+        }
         LEAVE(4);
     }
     GateUp gate;

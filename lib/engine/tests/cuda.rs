@@ -10,6 +10,7 @@ use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// x is split into two bf16, which keeps 16 of its 24 bits; logits have a standard deviation of about 2.
@@ -33,8 +34,25 @@ fn device() -> Option<Arc<dyn Gpu>> {
     }
 }
 
+/// A device is quick; emulated, a part stands for the whole.
+fn on_a_device() -> bool {
+    std::env::var("CUTE_TEST_DEVICE").is_ok()
+}
+
+/// The golden models: all of them, or three that differ most.
+fn models() -> Vec<PathBuf> {
+    let chosen = ["bf16", "head-256", "odd-sizes"];
+    let keep =
+        |dir: &PathBuf| on_a_device() || dir.file_name().is_some_and(|n| chosen.iter().any(|c| n == *c));
+    golden_models().into_iter().filter(keep).collect()
+}
+
 fn cuda(gpu: &Arc<dyn Gpu>, checkpoint: &Checkpoint, options: Options) -> Cuda {
-    Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap()
+    let backend = Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap();
+    if on_a_device() {
+        backend.compile_ahead(&checkpoint.config).unwrap();
+    }
+    backend
 }
 
 fn agree(name: &str, ours: &[f32], theirs: &[f32]) {
@@ -72,7 +90,7 @@ fn paths() -> Vec<(String, EngineConfig)> {
 #[test]
 fn prefill_logits_agree_with_transformers_on_every_golden_model() {
     let Some(gpu) = device() else { return };
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
         let backend = cuda(&gpu, &checkpoint, Options::default());
@@ -83,7 +101,7 @@ fn prefill_logits_agree_with_transformers_on_every_golden_model() {
 #[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
     let Some(gpu) = device() else { return };
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
         let bits = |cuts: &[usize]| -> Vec<u32> {
@@ -100,7 +118,7 @@ fn a_prompt_cut_anywhere_gives_the_same_bits() {
 #[test]
 fn every_path_continues_as_transformers_does() {
     let Some(gpu) = device() else { return };
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let Expected { input_ids, greedy_ids, .. } = expected(&dir);
         for (name, config) in paths() {
@@ -133,8 +151,10 @@ fn fingerprints(
 #[test]
 fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
     let Some(gpu) = device() else { return };
-    let prompts = problems(&tiny(), 5);
-    for (name, config) in paths() {
+    let prompts = problems(&tiny(), if on_a_device() { 20 } else { 3 });
+    let some =
+        |(name, _): &(String, EngineConfig)| on_a_device() || ["paged", "coop 4"].contains(&name.as_str());
+    for (name, config) in paths().into_iter().filter(some) {
         let alone = EngineConfig { max_num_seqs: 1, ..config.clone() };
         let expected = fingerprints(&gpu, Options::default(), alone, &prompts);
         let eager = Options { graphs: false, overlap: false, ..Options::default() };
@@ -156,11 +176,12 @@ fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
 fn the_tiny_model_answers_as_on_the_cpu() {
     let Some(gpu) = device() else { return };
     let checkpoint = tiny();
-    let count = if std::env::var("CUTE_TEST_DEVICE").is_ok() { 50 } else { 2 };
+    let count = if on_a_device() { 50 } else { 1 };
     let prompts = problems(&checkpoint, count);
     let params = cute_engine::SamplingParams::default();
     let ids = |run: Run| -> Vec<Vec<u32>> { run.outputs.into_iter().map(|o| o.token_ids).collect() };
-    for (name, config) in paths() {
+    let some = |(name, _): &(String, EngineConfig)| on_a_device() || name.contains("too");
+    for (name, config) in paths().into_iter().filter(some) {
         let config = EngineConfig { max_model_len: 512, ..config };
         let here = ids(run_on(
             cuda(&gpu, &checkpoint, Options::default()),

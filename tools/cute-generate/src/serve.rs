@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
 use cute_engine::backend::Cpu;
+use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
 use cute_records::{Completion, Count, FinishReason, Pool, Prompt, Record, Writer, answer};
@@ -253,13 +254,17 @@ impl<'a> Server<'a> {
         [
             ("requests", self.requests),
             ("errors", self.errors),
+            ("cancelled", totals.cancelled),
+            ("preempted", totals.preempted),
             ("steps", totals.steps),
             ("slots_acquired", s.slots.acquired),
             ("slots_released", s.slots.released),
+            ("slots_in_use", s.slots.in_use()),
             ("slots_free", s.slots.free() as u64),
             ("slots_recycled", totals.recycles),
             ("pages_acquired", s.pages.acquired),
             ("pages_released", s.pages.released),
+            ("pages_in_use", s.pages.in_use()),
             ("pages_free", s.pages.free() as u64),
             ("fused_launches", launches),
             ("workspace_resets", resets),

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use cute_checkpoint::{Config, LayerType};
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
+use cute_engine::backend::cuda::profile::Profiled;
 use cute_engine::backend::cuda::{Cuda, Driver, Options, units};
 use cute_engine::backend::{Backend, CacheShape, GdnShape, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
@@ -41,6 +42,9 @@ struct Args {
     /// Decode steps timed, after as many of warm-up
     #[arg(long, default_value_t = 20)]
     steps: usize,
+    /// Also time every kernel of an eager step
+    #[arg(long)]
+    profile: bool,
     /// The device's number
     #[arg(long, default_value_t = 0)]
     device: usize,
@@ -176,11 +180,43 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes what each kernel of the last step took.
+fn shares(profiled: &Profiled, mut of: serde_json::Value) -> anyhow::Result<()> {
+    let shares = profiled.take()?;
+    let total: f64 = shares.values().map(|s| s.ms).sum();
+    eprintln!("{of}: {total:.3} ms in kernels, one by one");
+    for (kernel, s) in &shares {
+        eprintln!(
+            "    {kernel:<44} {:>4} x {:8.2} us = {:5.1} %",
+            s.launches,
+            s.ms * 1e3 / s.launches as f64,
+            100.0 * s.ms / total
+        );
+    }
+    of["what"] = "profile".into();
+    of["kernels"] = shares
+        .into_iter()
+        .map(|(k, s)| (k, json!({"launches": s.launches, "ms": s.ms})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    println!("{of}");
+    Ok(())
+}
+
 fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Result<()> {
     let c = config(name)?;
     let max_batch = args.batches.iter().copied().max().unwrap_or(1);
     let longest = args.contexts.iter().chain(&args.prefill).copied().max().unwrap_or(128) + 64 * args.steps;
-    let backend = Cuda::new(gpu.clone(), &c, Options::default())?;
+    let profiled = Arc::new(Profiled::new(gpu.clone()));
+    let (on, options) = if args.profile {
+        (profiled.clone() as Arc<dyn Gpu>, Options { graphs: false, overlap: false, ..Options::default() })
+    } else {
+        (gpu.clone(), Options::default())
+    };
+    let backend = Cuda::new(on, &c, options)?;
+    let start = Instant::now();
+    backend.compile_ahead(&c)?;
+    let compile = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let model = Model::random(&backend, &c, longest)?;
     gpu.synchronize()?;
@@ -204,13 +240,22 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     let mut scratch = Scratch::new(&backend, &c, rows, max_batch)?;
     println!(
         "{}",
-        json!({"what": "load", "shape": name, "seconds": load, "weight_gb": weight_bytes(&c) / 1e9})
+        json!({"what": "load", "shape": name, "seconds": load, "compile_s": compile, "weight_gb": weight_bytes(&c) / 1e9})
     );
     for path in &args.paths {
         let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
         for &n in &args.batches {
             for &context in &args.contexts {
                 let gb = (weight_bytes(&c) + n as f64 * state_bytes(&c, context)) / 1e9;
+                if args.profile {
+                    for _ in 0..2 {
+                        profiled.take()?;
+                        let batch = batch(BatchKind::Decode, n, context, 1);
+                        model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
+                    }
+                    shares(&profiled, json!({"shape": name, "path": path, "batch": n, "context": context}))?;
+                    continue;
+                }
                 let mut times = Vec::new();
                 let first = Instant::now();
                 let mut build = 0.0;
@@ -246,10 +291,15 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
             Dispatcher::new(&backend, &c, knobs("paged")?, max_batch, None, Box::new(|_| ()))?;
         let mut times = Vec::new();
         for _ in 0..4 {
+            profiled.take()?;
             let start = Instant::now();
             let batch = batch(BatchKind::Prefill, 1, 0, len);
             model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        if args.profile {
+            shares(&profiled, json!({"shape": name, "prefill": len}))?;
+            continue;
         }
         let ms = median(times.split_off(1));
         let rate = len as f64 / ms * 1e3;

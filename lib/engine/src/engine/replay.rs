@@ -34,7 +34,7 @@ impl<B: Backend> Engine<B> {
         known: &BTreeMap<u64, Known>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<bool, Error> {
-        while let Some(index) = self.scheduler.admit() {
+        while let Some(index) = self.scheduler.admit()? {
             let s = &self.scheduler.running[index];
             if known.contains_key(&s.request.ordinal) {
                 self.totals.admissions += 1;

@@ -83,6 +83,7 @@ pub const CHECKS: &[Entry] = &[
         "info",
         "an answer is wrong in the same way in every healthy run, or flips between them",
     ),
+    ("cancelled", "info", "a request was cancelled by its client: it is neither graded nor compared"),
     ("mechanism", "info", "which hypothesis explains which labels, with its rivals and the replayed blocks"),
     (
         "replay_impossible",

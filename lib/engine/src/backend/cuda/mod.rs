@@ -19,6 +19,7 @@ pub mod kernel_cache;
 mod module;
 pub mod nvrtc;
 mod ops;
+pub mod profile;
 pub mod sources;
 mod staging;
 pub mod units;
@@ -95,7 +96,8 @@ pub struct Cuda {
     /// of the step being built
     kind: Cell<BatchKind>,
     kernels: RefCell<HashMap<(gpu::Unit, &'static str), Kernel>>,
-    graphs: RefCell<HashMap<StepKey, (Graph, Vec<Path>)>>,
+    /// a step's first run is eager, so that its kernels are loaded; its second is recorded
+    graphs: RefCell<HashMap<StepKey, Option<(Graph, Vec<Path>)>>>,
     /// scratch of argmax, `[rows, blocks, 2]`
     argmax: Ptr,
     /// most rows of `argmax`
@@ -158,6 +160,14 @@ impl Cuda {
         })
     }
 
+    /// Compiles (or finds in the cache) what serving the model needs, several units at a time.
+    ///
+    /// # Errors
+    /// When a unit does not compile.
+    pub fn compile_ahead(&self, config: &Config) -> Result<(), Error> {
+        self.gpu().compile(&units::units(config))
+    }
+
     /// The device.
     pub fn gpu(&self) -> &dyn Gpu {
         &*self.memory.gpu
@@ -165,7 +175,7 @@ impl Cuda {
 
     /// Steps recorded so far.
     pub fn recordings(&self) -> usize {
-        self.graphs.borrow().len()
+        self.graphs.borrow().values().flatten().count()
     }
 
     fn kernel(&self, unit: gpu::Unit, name: &'static str, smem: u32) -> Result<Kernel, Error> {
@@ -214,9 +224,18 @@ impl Cuda {
             logit_rows: batch.logit_rows.len(),
             paths: intent.iter().map(|d| d.path).collect(),
         };
-        if let Some((graph, outcomes)) = self.graphs.borrow().get(&key) {
-            self.gpu().replay(*graph)?;
-            return Ok(outcomes.clone());
+        let known = self.graphs.borrow().get(&key).cloned();
+        match known {
+            Some(Some((graph, outcomes))) => {
+                self.gpu().replay(graph)?;
+                return Ok(outcomes);
+            }
+            Some(None) => {}
+            None => {
+                let outcomes = ops()?;
+                self.graphs.borrow_mut().insert(key, None);
+                return Ok(outcomes);
+            }
         }
         self.gpu().begin_capture()?;
         let outcomes = match ops() {
@@ -230,7 +249,7 @@ impl Cuda {
             return Err(Error::Device("a recorded step came back empty".into()));
         };
         self.gpu().replay(graph)?;
-        self.graphs.borrow_mut().insert(key, (graph, outcomes.clone()));
+        self.graphs.borrow_mut().insert(key, Some((graph, outcomes.clone())));
         Ok(outcomes)
     }
 
@@ -268,7 +287,7 @@ impl Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        for (graph, _) in self.graphs.borrow().values() {
+        for (graph, _) in self.graphs.borrow().values().flatten() {
             let _ = self.gpu().drop_graph(*graph);
         }
     }
