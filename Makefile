@@ -1,4 +1,5 @@
-# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html
+# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html (DEVICE=cuda names a device)
+# make gpu       everything that needs a GPU, with a table
 # make test      all tests
 # make faults    three faults tell their stories, each caught
 # make incident  the diagnosis of the incident, replayed from its facts
@@ -9,13 +10,16 @@
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo test faults incident torture bench lint clean
+.PHONY: build demo gpu test faults incident torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
 
 demo: build
-	bash examples/pipeline.sh
+	$(if $(DEVICE),CUTE_DEVICE=$(DEVICE)) bash examples/pipeline.sh
+
+gpu:
+	bash tests/gpu/run.sh
 
 test:
 	$(CARGO) test --workspace
@@ -36,7 +40,7 @@ bench:
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features cute-engine/bench -- -D warnings
 
 clean:
 	$(CARGO) clean
