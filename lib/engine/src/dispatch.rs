@@ -151,6 +151,13 @@ impl<B: Backend> Dispatcher<B> {
     pub fn regions(&self) -> impl Iterator<Item = (usize, &Regions)> {
         self.workspaces.iter().map(|(layer, ws)| (*layer, &ws.regions)).filter(|(_, r)| r.launches > 0)
     }
+    /// Takes the phases of a layer's last cooperative launch from the device, when they are wanted.
+    pub(crate) fn read_regions(&mut self, backend: &B, layer: usize) -> Result<(), Error> {
+        match self.workspaces.get_mut(&layer) {
+            Some(ws) if ws.regions.on => backend.read_regions(layer, &mut ws.regions),
+            _ => Ok(()),
+        }
+    }
     /// The fault that makes every cooperative launch fail is on.
     pub(crate) fn coop_launch_fails(&self) -> bool {
         self.coop_launch_fails

@@ -3,13 +3,15 @@
 
 mod common;
 
-use common::{Expected, Run, expected, golden_models, greedy, logits, problems, run, run_on, tiny};
+use common::{
+    Expected, Run, engine_on, expected, golden_models, greedy, logits, problems, run, run_on, tiny,
+};
 use cute_checkpoint::Checkpoint;
-use cute_engine::EngineConfig;
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
+use cute_engine::{EngineConfig, Request};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -207,4 +209,43 @@ fn a_bf16_cache_agrees_with_the_cpu() {
     for (a, b) in here.outputs.iter().zip(&there.outputs) {
         assert_eq!(a.token_ids, b.token_ids);
     }
+}
+
+#[test]
+fn phases_of_cooperative_launches_are_timed_when_asked() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let mut config = EngineConfig::default();
+    config.knobs.path = PathKnob::Coop;
+    config.knobs.region_timing = true;
+    config.knobs.wo_split = 2;
+    let backend = cuda(&gpu, &checkpoint, Options::default());
+    let (mut engine, _) = engine_on(backend, &checkpoint, config);
+    let prompt = problems(&checkpoint, 1).remove(0);
+    engine.add(Request { id: "a".into(), ordinal: 0, prompt, params: greedy(4) }).unwrap();
+    while engine.step(&mut |_| ()).unwrap() {}
+    let regions: Vec<_> = engine.regions().collect();
+    assert_eq!(regions.len(), 3, "a full-attention layer each");
+    for (layer, r) in regions {
+        assert_eq!(r.launches, 3, "layer {layer}: one a decode step");
+        for (spent, busy) in r.spent.iter().zip(r.busy) {
+            assert!(!spent.is_zero() && busy <= *spent, "layer {layer}: {r:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_steps_give_the_same_bits_twice_with_poisoned_workspaces() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let steps = if on_a_device() { 1000 } else { 12 };
+    let config = EngineConfig { max_model_len: 1200, ..paths().remove(6).1 };
+    let prompts = problems(&checkpoint, 2);
+    let run = |poison: u8| {
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        backend.poison(poison).unwrap();
+        run_on(backend, &checkpoint, config.clone(), &prompts, &greedy(steps)).fingerprints()
+    };
+    let first = run(0xff);
+    assert_eq!(run(0x7f), first);
 }

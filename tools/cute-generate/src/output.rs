@@ -77,11 +77,16 @@ pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
 
 /// What the phases of a layer's cooperative launches took.
 pub fn regions(layer: usize, r: &Regions) -> impl Iterator<Item = Timing> {
-    REGIONS.iter().zip(r.spent).map(move |(name, spent)| Timing {
+    let times = r.spent.into_iter().zip(r.busy);
+    REGIONS.iter().zip(times).map(move |(name, (spent, busy))| Timing {
         name: format!("region_{name}"),
         layer: u32::try_from(layer).ok(),
         ms: millis(spent),
         count: r.launches,
+        figures: (!spent.is_zero())
+            .then(|| ("coverage".to_owned(), Num(busy.as_secs_f64() / spent.as_secs_f64())))
+            .into_iter()
+            .collect(),
         ..Timing::default()
     })
 }

@@ -197,6 +197,12 @@ pub trait Backend: Sized {
         ops()
     }
 
+    /// Adds the phases of a layer's last cooperative launch to `regions`, where the device keeps them until asked.
+    fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {
+        let _ = (layer, regions);
+        Ok(())
+    }
+
     /// Zeroes conv_state and recurrent_state of a slot in every layer.
     fn zero_slot(&self, cache: &mut Self::Cache, slot: u32) -> Result<(), Error>;
     /// Whether every element of a slot is +0 in every layer.
