@@ -2,44 +2,24 @@
 //! (`cuda:0`), else an emulated one that runs the same kernels on the host.
 
 mod common;
+#[path = "common/device.rs"]
+mod testing;
 
 use common::{
     Expected, Run, engine_on, expected, golden_models, greedy, logits, problems, run, run_on, tiny,
 };
 use cute_checkpoint::Checkpoint;
 use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
+use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Request};
 use std::path::PathBuf;
 use std::sync::Arc;
+use testing::{device, on_a_device};
 
 /// x is split into two bf16, which keeps 16 of its 24 bits; logits have a standard deviation of about 2.
 const TOLERANCE: f32 = 1e-3;
-
-/// The device to test, or a line that says why there is none.
-fn device() -> Option<Arc<dyn Gpu>> {
-    let gpu = match std::env::var("CUTE_TEST_DEVICE") {
-        Ok(name) => {
-            let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
-            Driver::open(ordinal).map(|d| Arc::new(d) as Arc<dyn Gpu>)
-        }
-        Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
-    };
-    match gpu {
-        Ok(gpu) => Some(gpu),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
-}
-
-/// A device is quick; emulated, a part stands for the whole.
-fn on_a_device() -> bool {
-    std::env::var("CUTE_TEST_DEVICE").is_ok()
-}
 
 /// The golden models: all of them, or three that differ most.
 fn models() -> Vec<PathBuf> {
