@@ -40,7 +40,7 @@ if command -v compute-sanitizer >/dev/null; then
     test=$(cargo test -p cute-engine --test cuda --no-run --message-format=json 2>/dev/null |
         grep -o '"executable":"[^"]*/cuda-[^"]*"' | tail -n 1 | cut -d'"' -f4)
     for tool in memcheck racecheck initcheck; do
-        step "$tool" timeout 600 compute-sanitizer --tool "$tool" --error-exitcode 9 "$test" a_bf16_cache
+        step "$tool" timeout 600 compute-sanitizer --tool "$tool" --error-exitcode 9 "$test" a_narrow_cache
     done
 else
     rows+=("sanitizers                        skipped: no compute-sanitizer on the path")

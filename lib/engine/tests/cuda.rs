@@ -13,7 +13,7 @@ use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
-use cute_engine::{EngineConfig, Request};
+use cute_engine::{EngineConfig, Request, SamplingParams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use testing::{device, on_a_device};
@@ -160,7 +160,7 @@ fn the_tiny_model_answers_as_on_the_cpu() {
     let checkpoint = tiny();
     let count = if on_a_device() { 50 } else { 1 };
     let prompts = problems(&checkpoint, count);
-    let params = cute_engine::SamplingParams::default();
+    let params = SamplingParams::default();
     let ids = |run: Run| -> Vec<Vec<u32>> { run.outputs.into_iter().map(|o| o.token_ids).collect() };
     let some = |(name, _): &(String, EngineConfig)| on_a_device() || name.contains("too");
     for (name, config) in paths().into_iter().filter(some) {
@@ -177,17 +177,23 @@ fn the_tiny_model_answers_as_on_the_cpu() {
 }
 
 #[test]
-fn a_bf16_cache_agrees_with_the_cpu() {
+fn a_narrow_cache_agrees_with_the_cpu() {
     let Some(gpu) = device() else { return };
     let checkpoint = tiny();
     let prompts = problems(&checkpoint, 2);
-    let config = EngineConfig { kv_dtype: KvDtype::Bf16, ..EngineConfig::default() };
-    let params = greedy(12);
-    let here =
-        run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params);
-    let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
-    for (a, b) in here.outputs.iter().zip(&there.outputs) {
-        assert_eq!(a.token_ids, b.token_ids);
+    for kv_dtype in [KvDtype::Bf16, KvDtype::Fp8E4m3] {
+        let config = EngineConfig { kv_dtype, ..EngineConfig::default() };
+        let params = SamplingParams { logprobs: 3, ..greedy(12) };
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        let here = run_on(backend, &checkpoint, config.clone(), &prompts, &params);
+        let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
+        for (a, b) in here.outputs.iter().zip(&there.outputs) {
+            assert_eq!(a.token_ids, b.token_ids, "{kv_dtype:?}");
+            for (x, y) in a.logprobs.iter().flatten().zip(b.logprobs.iter().flatten()) {
+                // a key that rounds the other way on one side moves a score by a step of its dtype
+                assert!((x.logprob.0 - y.logprob.0).abs() < 0.05, "{kv_dtype:?}: {x:?} {y:?}");
+            }
+        }
     }
 }
 

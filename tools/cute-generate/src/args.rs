@@ -165,6 +165,9 @@ pub enum KvCacheDtype {
     F32,
     /// rounded to nearest even
     Bf16,
+    /// 8 bits, without a scale: vLLM's fp8_e4m3
+    #[value(name = "fp8_e4m3")]
+    Fp8E4m3,
 }
 
 impl Args {
@@ -181,6 +184,7 @@ impl Args {
             kv_dtype: match self.kv_cache_dtype {
                 KvCacheDtype::F32 => KvDtype::F32,
                 KvCacheDtype::Bf16 => KvDtype::Bf16,
+                KvCacheDtype::Fp8E4m3 => KvDtype::Fp8E4m3,
             },
             knobs: Knobs {
                 fusion: self.phase_e_fusion,
