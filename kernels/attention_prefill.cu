@@ -119,6 +119,34 @@ __device__ __forceinline__ void scores(float (&s)[KEYS / 8][4], const char* q, c
     }
 }
 
+// One tile of the running softmax of row g + 8 h: its maximum `m`, this lane's part of its sum, and its weights to the A
+// operands of the second product. Keys past `last`, counted from this lane's first, are not seen. Returns what the sums so
+// far are to be multiplied by.
+__device__ __forceinline__ float softmax(float (&s)[KEYS / 8][4], u32 (&hi)[KEYS / 16][4], u32 (&lo)[KEYS / 16][4], float& m,
+                                         float& sum, int last, int h) {
+    float top = m;
+#pragma unroll
+    for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float& x = s[j][2 * h + e];
+            if (j * 8 + e > last) x = -INF;
+            top = fmaxf(top, x); // a NaN comes through its exponential
+        }
+    top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(FULL, top, 2));
+    float base = top == -INF ? 0.0f : top, scale = exp2_approx(m - base);
+    m = top;
+    sum *= scale;
+#pragma unroll
+    for (int j = 0; j < KEYS / 8; j++) {
+        float x = exp2_approx(s[j][2 * h] - base), y = exp2_approx(s[j][2 * h + 1] - base);
+        sum += x + y;
+        split_bf16(x, y, hi[j / 2][j % 2 * 2 + h], lo[j / 2][j % 2 * 2 + h]);
+    }
+    return scale;
+}
+
 // acc += P V for N fragments of 16 columns, from the fragment `v` points at on; 16 keys.
 template <int N>
 __device__ __forceinline__ void add_values(float (*acc)[4], const u32 (&hi)[4], const u32 (&lo)[4], const char* v) {
@@ -193,35 +221,12 @@ attend_prefill(float* out, const float* proj, const void* pool, const u32* pages
         if (busy) {
             float s[KEYS / 8][4];
             scores(s, lane_q, lane_k);
-            bool masked = key0 + KEYS > position0 + row + 1, rescale = false;
+            // of the keys that row g sees, the last, counted from this lane's first; when there is more in the tile
+            int last = key0 + KEYS > position0 + row + 1 ? (int)(position - key0) - (int)t * 2 : KEYS;
             float scale[2];
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float top = m[h], base;
-                int last = (int)(position - key0) + h * 8 - (int)t * 2; // that row sees, counted from this lane's first
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        float& x = s[j][2 * h + e];
-                        if (masked && j * 8 + e > last) x = -INF;
-                        top = fmaxf(top, x); // a NaN comes through its exponential
-                    }
-                top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
-                top = fmaxf(top, __shfl_xor_sync(FULL, top, 2));
-                base = top == -INF ? 0.0f : top;
-                scale[h] = exp2_approx(m[h] - base);
-                m[h] = top;
-                sum[h] *= scale[h];
-                rescale |= scale[h] != 1.0f;
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++) {
-                    float x = exp2_approx(s[j][2 * h] - base), y = exp2_approx(s[j][2 * h + 1] - base);
-                    sum[h] += x + y;
-                    split_bf16(x, y, hi[j / 2][j % 2 * 2 + h], lo[j / 2][j % 2 * 2 + h]);
-                }
-            }
-            if (__any_sync(FULL, rescale))
+            for (int h = 0; h < 2; h++) scale[h] = softmax(s, hi, lo, m[h], sum[h], last + h * 8, h);
+            if (__any_sync(FULL, scale[0] != 1.0f || scale[1] != 1.0f))
 #pragma unroll
                 for (int j = 0; j < DEPTH / 8; j++)
                     acc[j][0] *= scale[0], acc[j][1] *= scale[0], acc[j][2] *= scale[1], acc[j][3] *= scale[1];
@@ -233,10 +238,11 @@ attend_prefill(float* out, const float* proj, const void* pool, const u32* pages
         if (busy)
 #pragma unroll
             for (int i = 0; i < KEYS / 16; i++) {
+                const char* step = lane_v + i * 16 * STRIDE;
                 constexpr int WHOLE = DEPTH / 16 / GROUP * GROUP, REST = DEPTH / 16 - WHOLE;
 #pragma unroll
-                for (int j = 0; j < WHOLE; j += GROUP) add_values<GROUP>(acc + 2 * j, hi[i], lo[i], lane_v + i * 16 * STRIDE + j * 32);
-                if constexpr (REST > 0) add_values<REST>(acc + 2 * WHOLE, hi[i], lo[i], lane_v + i * 16 * STRIDE + WHOLE * 32);
+                for (int j = 0; j < WHOLE; j += GROUP) add_values<GROUP>(acc + 2 * j, hi[i], lo[i], step + j * 32);
+                if constexpr (REST > 0) add_values<REST>(acc + 2 * WHOLE, hi[i], lo[i], step + WHOLE * 32);
             }
     }
 
@@ -260,7 +266,7 @@ attend_prefill(float* out, const float* proj, const void* pool, const u32* pages
             float2 o = make_float2(acc[j][2 * h] * scale + spoilt, acc[j][2 * h + 1] * scale + spoilt);
             if (GATED) {
                 float2 z = *(const float2*)(gate + j * 8);
-                o.x *= sigmoid(z.x), o.y *= sigmoid(z.y);
+                o.x = __fdividef(o.x, 1.0f + expf(-z.x)), o.y = __fdividef(o.y, 1.0f + expf(-z.y));
             }
             *(float2*)(to + j * 8) = o;
         }

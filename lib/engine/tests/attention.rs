@@ -128,9 +128,14 @@ impl Sequence {
         self.pool[at..at + self.kv.nan().len()].copy_from_slice(&self.kv.nan());
         self
     }
+    /// The tiles of all devices, each once.
     fn tiles(&self) -> Vec<PrefillTile> {
-        let mut all: Vec<_> = SHARED.iter().flat_map(|n| self.shape.prefill_tiles(*n)).collect();
-        all.dedup();
+        let mut all: Vec<PrefillTile> = Vec::new();
+        for tile in SHARED.iter().flat_map(|n| self.shape.prefill_tiles(*n)) {
+            if !all.contains(&tile) {
+                all.push(tile);
+            }
+        }
         all
     }
 

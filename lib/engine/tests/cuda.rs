@@ -99,6 +99,18 @@ fn prefill_logits_agree_with_transformers_on_every_golden_model() {
 }
 
 #[test]
+fn a_prompt_is_computed_in_little_shared_memory() {
+    // as on sm_120; heads of 256 need most
+    let settings = Settings { shared_memory: 101_376, ..Settings::default() };
+    let Ok(gpu) = Emulated::new(settings).map(|d| Arc::new(d) as Arc<dyn Gpu>) else { return };
+    let dir = golden_models().into_iter().find(|dir| dir.ends_with("head-256")).unwrap();
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let e = expected(&dir);
+    let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
+    agree("head-256", &logits(&backend, &checkpoint, &e, &[70]), &e.logits);
+}
+
+#[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
     let Some(gpu) = device() else { return };
     for dir in models() {
