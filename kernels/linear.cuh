@@ -32,7 +32,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int CHUNKS = PIECES * KP / 32; // of 32 inputs
     static constexpr bool ONE = MAXROWS == 1;
     static constexpr int T = ONE ? (EPI == SWIGLU ? 2 : 1) : 4; // tiles of a unit
-    static constexpr int D = ONE && EPI == SWIGLU ? 3 : 8 / T;   // units in flight
+    static constexpr int D = ONE ? (EPI == SWIGLU ? 3 : 7) : 2; // units in flight
     static constexpr int TO = EPI == SWIGLU ? T / 2 : T;        // output tiles of a unit
     static constexpr int GROUPS = ONE ? 16 / T : 1;             // units between two reductions
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;

@@ -2,66 +2,46 @@
 //! It runs on the device that `CUTE_TEST_DEVICE` names (`cuda:0`), else on an emulated one.
 
 mod selftest;
+#[path = "common/device.rs"]
+mod testing;
 
 use cute_engine::backend::KvDtype;
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
 use cute_engine::backend::cuda::units::{AttentionUnit, PrefillTile};
-use cute_engine::backend::cuda::{Driver, Emulated, Settings};
 use half::bf16;
 use selftest::{e4m3, floats, get_floats, put, put_floats, words};
+use testing::device;
 
 /// Bytes of shared memory of a block on sm_90 and on sm_120.
 const SHARED: [u32; 2] = [232_448, 101_376];
 /// The layer that is read, of two.
 const LAYER: usize = 1;
 
-fn device() -> Option<Box<dyn Gpu>> {
-    let gpu = match std::env::var("CUTE_TEST_DEVICE") {
-        Ok(name) => {
-            let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
-            Driver::open(ordinal).map(|d| Box::new(d) as Box<dyn Gpu>)
-        }
-        Err(_) => {
-            Emulated::new(Settings { seed: 1, ..Settings::default() }).map(|d| Box::new(d) as Box<dyn Gpu>)
-        }
-    };
-    gpu.map_err(|e| println!("skipped: {e}")).ok()
-}
-
-/// How a cache holds a number.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Kv {
-    F32,
-    Bf16,
-    E4m3,
-}
-
-impl Kv {
-    /// A number that the cache can hold, and its bytes.
-    fn number(self, word: u32) -> (f32, Vec<u8>) {
-        let x = (word >> 8) as f32 / (1 << 23) as f32 - 1.0;
-        match self {
-            Kv::F32 => (x, x.to_le_bytes().into()),
-            Kv::Bf16 => (bf16::from_f32(x).to_f32(), bf16::from_f32(x).to_le_bytes().into()),
-            Kv::E4m3 => {
-                let (size, sign) = (word as u8 & 0x3f, word as u8 & 0x80);
-                (if sign == 0 { e4m3(size) } else { -e4m3(size) }, vec![size | sign])
-            }
+/// A number that a cache can hold, and its bytes.
+fn number(kv: KvDtype, word: u32) -> (f32, Vec<u8>) {
+    let x = (word >> 8) as f32 / (1 << 23) as f32 - 1.0;
+    match kv {
+        KvDtype::F32 => (x, x.to_le_bytes().into()),
+        KvDtype::Bf16 => (bf16::from_f32(x).to_f32(), bf16::from_f32(x).to_le_bytes().into()),
+        KvDtype::Fp8E4m3 => {
+            let (size, sign) = (word as u8 & 0x3f, word as u8 & 0x80);
+            (if sign == 0 { e4m3(size) } else { -e4m3(size) }, vec![size | sign])
         }
     }
-    fn nan(self) -> Vec<u8> {
-        match self {
-            Kv::F32 => f32::NAN.to_le_bytes().into(),
-            Kv::Bf16 => bf16::NAN.to_le_bytes().into(),
-            Kv::E4m3 => vec![0x7f],
-        }
+}
+
+/// Not a number, as a cache holds it.
+fn nan(kv: KvDtype) -> Vec<u8> {
+    match kv {
+        KvDtype::F32 => f32::NAN.to_le_bytes().into(),
+        KvDtype::Bf16 => bf16::NAN.to_le_bytes().into(),
+        KvDtype::Fp8E4m3 => vec![0x7f],
     }
 }
 
 /// One sequence, all of whose keys and values are in the cache.
 struct Sequence {
     shape: AttentionUnit,
-    kv: Kv,
     len: usize,
     pages: Vec<u32>,
     pool: Vec<u8>,
@@ -78,7 +58,7 @@ impl Sequence {
         heads: [usize; 2],
         head_dim: usize,
         page_size: usize,
-        kv: Kv,
+        kv: KvDtype,
         gated: bool,
         len: usize,
     ) -> Sequence {
@@ -90,7 +70,7 @@ impl Sequence {
             gated,
             layers: 2,
             page_size,
-            kv_dtype: if kv == Kv::F32 { KvDtype::F32 } else { KvDtype::Bf16 },
+            kv_dtype: kv,
             offset_bits: None,
         };
         let count = len.div_ceil(page_size);
@@ -99,13 +79,13 @@ impl Sequence {
         let ld = ((heads[0] * (1 + usize::from(gated)) + 2 * heads[1]) * head_dim).next_multiple_of(32);
         // peaked scores
         let proj = floats(9, len * ld).into_iter().map(|x| x * 8.0).collect();
-        let size = kv.nan().len();
+        let size = kv.size();
         // what was never written is NaN in every type
         let pool = vec![0xff; 2 * count * 2 * 2 * heads[1] * page_size * head_dim * size];
-        let mut all = Sequence { shape, kv, len, pages, pool, values: Default::default(), proj, ld };
+        let mut all = Sequence { shape, len, pages, pool, values: Default::default(), proj, ld };
         for which in 0..2 {
             for (i, word) in words(10 + which as u64, len * heads[1] * head_dim).into_iter().enumerate() {
-                let (x, bytes) = kv.number(word);
+                let (x, bytes) = number(kv, word);
                 all.values[which].push(x);
                 let at = all.place(which, i);
                 all.pool[at..at + size].copy_from_slice(&bytes);
@@ -120,18 +100,19 @@ impl Sequence {
             (i / s.head_dim / s.num_kv_heads, i / s.head_dim % s.num_kv_heads, i % s.head_dim);
         let page = self.pages[token / s.page_size] as usize;
         let entry = ((page * s.layers + LAYER) * 2 + which) * s.num_kv_heads + head;
-        ((entry * s.page_size + token % s.page_size) * s.head_dim + column) * self.kv.nan().len()
+        ((entry * s.page_size + token % s.page_size) * s.head_dim + column) * s.kv_dtype.size()
     }
     /// The sequence with a NaN in K or V.
     fn with_nan(mut self, which: usize, token: usize, head: usize, column: usize) -> Sequence {
         let at = self.place(which, (token * self.shape.num_kv_heads + head) * self.shape.head_dim + column);
-        self.pool[at..at + self.kv.nan().len()].copy_from_slice(&self.kv.nan());
+        let nan = nan(self.shape.kv_dtype);
+        self.pool[at..at + nan.len()].copy_from_slice(&nan);
         self
     }
-    /// The tiles of all devices, each once.
-    fn tiles(&self) -> Vec<PrefillTile> {
+    /// The tiles of all devices that this one can run, each once.
+    fn tiles(&self, gpu: &dyn Gpu) -> Vec<PrefillTile> {
         let mut all: Vec<PrefillTile> = Vec::new();
-        for tile in SHARED.iter().flat_map(|n| self.shape.prefill_tiles(*n)) {
+        for tile in SHARED.iter().flat_map(|n| self.shape.prefill_tiles((*n).min(gpu.shared_memory()))) {
             if !all.contains(&tile) {
                 all.push(tile);
             }
@@ -141,11 +122,7 @@ impl Sequence {
 
     /// The kernel's rows `[token, heads · width]`, the sequence cut into segments at `cuts`.
     fn attend(&self, gpu: &dyn Gpu, tile: PrefillTile, cuts: &[usize]) -> Vec<f32> {
-        let mut unit = tile.unit(&self.shape);
-        if self.kv == Kv::E4m3 {
-            let kv_type = unit.defines.iter_mut().find(|d| d.0 == "KV_TYPE").unwrap();
-            kv_type.1 = "2".to_owned();
-        }
+        let unit = tile.unit(&self.shape);
         let ends: Vec<usize> = cuts.iter().copied().chain([self.len]).collect();
         let starts: Vec<usize> = [0].into_iter().chain(cuts.iter().copied()).collect();
         let ints = |x: &[usize]| put(gpu, &x.iter().map(|n| *n as u32).collect::<Vec<_>>());
@@ -213,17 +190,17 @@ fn bits(x: Vec<f32>) -> Vec<u32> {
 fn long_prompts_are_attended_to_16_bits_wherever_they_are_cut() {
     let Some(gpu) = device() else { return };
     for (heads, head_dim, page, kv, gated, len) in [
-        ([2, 1], 256, 16, Kv::Bf16, true, 300),
-        ([1, 1], 256, 48, Kv::F32, true, 140),
-        ([1, 1], 256, 64, Kv::E4m3, true, 140),
-        ([6, 2], 24, 7, Kv::F32, false, 130),
-        ([3, 3], 88, 1, Kv::Bf16, true, 65),
-        ([2, 1], 8, 16, Kv::E4m3, true, 300),
+        ([2, 1], 256, 16, KvDtype::Bf16, true, 300),
+        ([1, 1], 256, 48, KvDtype::F32, true, 140),
+        ([1, 1], 256, 64, KvDtype::Fp8E4m3, true, 140),
+        ([6, 2], 24, 7, KvDtype::F32, false, 130),
+        ([3, 3], 88, 1, KvDtype::Bf16, true, 65),
+        ([2, 1], 8, 16, KvDtype::Fp8E4m3, true, 300),
     ] {
         let sequence = Sequence::new(heads, head_dim, page, kv, gated, len);
         let expected = sequence.expected();
         let mut of_keys: Vec<(usize, Vec<u32>)> = Vec::new();
-        for tile in sequence.tiles() {
+        for tile in sequence.tiles(&*gpu) {
             let what = format!("{heads:?} heads of {head_dim}, page {page}, {kv:?}, {tile:?}");
             let got = sequence.attend(&*gpu, tile, &[]);
             let worst = got.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
@@ -247,9 +224,9 @@ fn long_prompts_are_attended_to_16_bits_wherever_they_are_cut() {
 #[test]
 fn a_key_or_value_that_is_not_finite_reaches_the_rows_that_see_it_and_no_other() {
     let Some(gpu) = device() else { return };
-    for kv in [Kv::F32, Kv::Bf16, Kv::E4m3] {
+    for kv in KvDtype::ALL {
         let sequence = || Sequence::new([4, 2], 24, 16, kv, true, 150);
-        let tile = sequence().tiles()[0];
+        let tile = sequence().tiles(&*gpu)[0];
         let sound = sequence().attend(&*gpu, tile, &[]);
         for which in 0..2 {
             let spoilt = sequence().with_nan(which, 70, 1, 5);
@@ -272,7 +249,7 @@ fn a_key_or_value_that_is_not_finite_reaches_the_rows_that_see_it_and_no_other()
 #[test]
 fn a_tile_fits_every_device_and_the_bits_of_one_do_not_depend_on_the_prompt() {
     for head_dim in (8..=256).step_by(8) {
-        for kv in [Kv::F32, Kv::Bf16] {
+        for kv in KvDtype::ALL {
             let shape = Sequence::new([1, 1], head_dim, 16, kv, true, 1).shape;
             for shared in SHARED {
                 let tiles = shape.prefill_tiles(shared);

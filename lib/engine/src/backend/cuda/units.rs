@@ -155,6 +155,7 @@ impl AttentionUnit {
         let kv_type = match self.kv_dtype {
             KvDtype::F32 => 0,
             KvDtype::Bf16 => 1,
+            KvDtype::Fp8E4m3 => 2,
         };
         let defines = [
             ("NH", self.num_heads),
@@ -325,7 +326,7 @@ pub fn units(c: &Config) -> Vec<Unit> {
             all.push(coop.gdn(&g).0);
         }
         if full_attention {
-            for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+            for kv_dtype in KvDtype::ALL {
                 all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), 1).0);
             }
         }
@@ -334,7 +335,7 @@ pub fn units(c: &Config) -> Vec<Unit> {
         all.extend([gdn("gdn_step.cu", &g), gdn("gdn_sequence.cu", &g)]);
     }
     if full_attention {
-        for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+        for kv_dtype in KvDtype::ALL {
             let unit = AttentionUnit::published(c, kv_dtype);
             all.push(unit.unit("attention_step.cu"));
             all.extend(
