@@ -65,6 +65,12 @@ __device__ __forceinline__ float f16_to_f32(u16 x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(x));
     return v;
 }
+// 2^x to 2 units in the last place, 0 where that is below 2^-126.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float v;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
+    return v;
+}
 // c += a b for bf16 operands: a is 16 × 16, b 16 × 8, c 16 × 8, spread over the warp as PTX says.
 __device__ __forceinline__ void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -77,9 +83,19 @@ __device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
 }
+// The same, each matrix transposed: r[m] of lane 4 i + j is the pair of rows 2j, 2j + 1 in column i of matrix m.
+__device__ __forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
 // 16 bytes from global to shared memory, some time before the wait for their group.
 __device__ __forceinline__ void cp_async16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+// The same, or zeros: then `from`, which must be a valid address, is not read.
+__device__ __forceinline__ void cp_async16_or_zero(void* to, const void* from, bool copy) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from),
+                 "r"(copy ? 16 : 0) : "memory");
 }
 // Ends a group of this thread's copies.
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -112,6 +128,11 @@ __device__ __forceinline__ void relax() {}
 
 __device__ __forceinline__ float bf16_lo(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ float bf16_hi(u32 x) { return __uint_as_float(x & 0xffff0000u); }
+// a and b as sums of two bf16 each, packed: 16 bits of each are kept.
+__device__ __forceinline__ void split_bf16(float a, float b, u32& hi, u32& lo) {
+    hi = pack_bf16(a, b);
+    lo = pack_bf16(a - bf16_lo(hi), b - bf16_hi(hi));
+}
 
 // Sum over the warp, the same tree in every lane.
 __device__ __forceinline__ float warp_sum(float x) {

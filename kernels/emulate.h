@@ -268,6 +268,8 @@ static inline float f16_to_f32(unsigned short x) {
     return sign ? -size : size;
 }
 
+static inline float exp2_approx(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+
 // What a lane brings to an operation of the tensor cores.
 struct EmuMma {
     float* c;
@@ -328,6 +330,18 @@ static inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMU_HERE) {
                 memcpy(&((EmuRows*)lanes[lane])->r[m], ((EmuRows*)lanes[m * 8 + lane / 4])->row + lane % 4 * 4, 4);
     });
 }
+static inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMU_HERE) {
+    EMU_ALIGNED(row, 16);
+    EMU_IN_SMEM(row);
+    EmuRows mine = {(const char*)row, r};
+    emu::join_warp((uint64_t)(uintptr_t)&mine, EMU_AT("ldmatrix_x4_trans"), [](const uint64_t* lanes) {
+        for (int lane = 0; lane < 32; lane++)
+            for (int m = 0; m < 4; m++)
+                for (int i = 0; i < 2; i++)
+                    memcpy((char*)&((EmuRows*)lanes[lane])->r[m] + i * 2,
+                           ((EmuRows*)lanes[m * 8 + lane % 4 * 2 + i])->row + lane / 4 * 2, 2);
+    });
+}
 
 // The bytes come at the wait. Until then the target is NaN.
 static inline void cp_async16(void* to, const void* from) {
@@ -336,6 +350,10 @@ static inline void cp_async16(void* to, const void* from) {
     EMU_IN_SMEM(to);
     memset(to, 0xff, 16);
     emu::self->copies.push_back({to, from, emu::self->groups});
+}
+static inline void cp_async16_or_zero(void* to, const void* from, bool copy) {
+    alignas(16) static const char zeros[16] = {};
+    cp_async16(to, copy ? from : zeros);
 }
 static inline void cp_async_commit() { emu::self->groups++; }
 template <int PENDING> static inline void cp_async_wait() {

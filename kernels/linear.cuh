@@ -27,11 +27,6 @@ struct LinearArgs {
 #define LINEAR_WARPS 16
 #define LINEAR_THREADS (LINEAR_WARPS * 32)
 
-__device__ __forceinline__ void split_bf16(float a, float b, u32& hi, u32& lo) {
-    hi = pack_bf16(a, b);
-    lo = pack_bf16(a - bf16_lo(hi), b - bf16_hi(hi));
-}
-
 template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int KP = (K + 31) / 32 * 32;
     static constexpr int CHUNKS = PIECES * KP / 32; // of 32 inputs

@@ -56,13 +56,16 @@ extern "C" __global__ void selftest_mma(float* d, const float* c, const uint4* a
     for (u32 i = 0; i < 4; i++) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fc[i];
 }
 
-// out [32, 4]: what ldmatrix_x4 makes of the 32 rows of 16 bytes of `in`, lane i bringing row (5 i) % 32.
+// out [2, 32, 4]: what ldmatrix_x4 and ldmatrix_x4_trans make of the 32 rows of 16 bytes of `in`, lane i bringing row
+// (5 i) % 32.
 extern "C" __global__ void selftest_ldmatrix(uint4* out, const uint4* in) {
     ((uint4*)SMEM)[threadIdx.x] = in[threadIdx.x];
     __syncwarp();
     u32 r[4];
     ldmatrix_x4(r, SMEM + threadIdx.x * 5 % 32 * 16);
     out[threadIdx.x] = make_uint4(r[0], r[1], r[2], r[3]);
+    ldmatrix_x4_trans(r, SMEM + threadIdx.x * 5 % 32 * 16);
+    out[32 + threadIdx.x] = make_uint4(r[0], r[1], r[2], r[3]);
 }
 
 // Copies n pieces of 32 × 16 bytes through a ring of 3 in shared memory, two copies ahead.

@@ -10,7 +10,7 @@ use common::{
 };
 use cute_checkpoint::Checkpoint;
 use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Cuda, Options};
+use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Request, SamplingParams};
@@ -78,6 +78,18 @@ fn prefill_logits_agree_with_transformers_on_every_golden_model() {
         let backend = cuda(&gpu, &checkpoint, Options::default());
         agree(&dir.display().to_string(), &logits(&backend, &checkpoint, &e, &[]), &e.logits);
     }
+}
+
+#[test]
+fn a_prompt_is_computed_in_little_shared_memory() {
+    // as on sm_120; heads of 256 need most
+    let settings = Settings { shared_memory: 101_376, ..Settings::default() };
+    let Ok(gpu) = Emulated::new(settings).map(|d| Arc::new(d) as Arc<dyn Gpu>) else { return };
+    let dir = golden_models().into_iter().find(|dir| dir.ends_with("head-256")).unwrap();
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let e = expected(&dir);
+    let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
+    agree("head-256", &logits(&backend, &checkpoint, &e, &[70]), &e.logits);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The device that CUDA tests run on.
+#![allow(dead_code)] // each test binary uses a part
 
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Driver, Emulated, Settings};

@@ -113,7 +113,7 @@ fn awkward_floats() -> Vec<f32> {
 }
 
 /// The value of an e4m3 code below 0x7f.
-fn e4m3(code: u8) -> f32 {
+pub fn e4m3(code: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(code >> 3), f32::from(code & 7));
     if exponent == 0 { mantissa / 512.0 } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) }
 }
@@ -207,13 +207,17 @@ pub fn a_tensor_core_multiplies(gpu: &dyn Gpu) {
 /// Matrices from shared memory, rows in an order of their own.
 pub fn matrices_come_in_fragments(gpu: &dyn Gpu) {
     let rows = words(5, 32 * 4);
-    let (input, out) = (put(gpu, &rows), gpu.alloc(512).unwrap());
+    let (input, out) = (put(gpu, &rows), gpu.alloc(1024).unwrap());
     launch(gpu, "selftest_ldmatrix", 1, 32, 512, &[Arg::Ptr(out), Arg::Ptr(input)]);
-    let got = get(gpu, out, 128);
+    let got = get(gpu, out, 256);
     for lane in 0..32 {
         for m in 0..4 {
-            let row = (m * 8 + lane / 4) * 5 % 32;
-            assert_eq!(got[lane * 4 + m], rows[row * 4 + lane % 4], "lane {lane}, matrix {m}");
+            let row = |i: usize| &rows[(m * 8 + i) * 5 % 32 * 4..][..4];
+            let (i, j) = (lane / 4, lane % 4);
+            assert_eq!(got[lane * 4 + m], row(i)[j], "lane {lane}, matrix {m}");
+            let element = |r: usize| row(r)[i / 2] >> (i % 2 * 16) & 0xffff;
+            let pair = element(2 * j) | element(2 * j + 1) << 16;
+            assert_eq!(got[128 + lane * 4 + m], pair, "lane {lane}, matrix {m}, transposed");
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub multiprocessors: u32,
     /// bytes of device memory
     pub memory: u64,
+    /// bytes of shared memory one block can have
+    pub shared_memory: u32,
     /// the order in which blocks and threads run; 0 is the ascending one, any other is random. Results must not depend on it
     pub seed: u64,
     /// where compiled kernels are kept; the user's cache directory when absent
@@ -42,7 +44,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { multiprocessors: 3, memory: 1 << 30, seed: 0, cache: None, sources: Vec::new() }
+        Settings {
+            multiprocessors: 3,
+            memory: 1 << 30,
+            shared_memory: SHARED_MEMORY,
+            seed: 0,
+            cache: None,
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -145,9 +154,10 @@ impl Emulated {
 
     /// Blocks of a kernel on one multiprocessor.
     fn blocks_at_once(&self, block: u32, smem: u32) -> u32 {
-        if block == 0 || block > 1024 || smem > SHARED_MEMORY {
+        let shared_memory = self.settings.shared_memory;
+        if block == 0 || block > 1024 || smem > shared_memory {
             0
-        } else if block <= 512 && smem <= SHARED_MEMORY / 2 {
+        } else if block <= 512 && smem <= shared_memory / 2 {
             2
         } else {
             1
@@ -222,7 +232,7 @@ impl Gpu for Emulated {
     }
 
     fn shared_memory(&self) -> u32 {
-        SHARED_MEMORY
+        self.settings.shared_memory
     }
 
     fn memory(&self) -> Result<(u64, u64), Error> {
@@ -280,10 +290,9 @@ impl Gpu for Emulated {
     }
 
     fn kernel(&self, unit: &Unit, name: &str, smem: u32) -> Result<Kernel, Error> {
-        if smem > SHARED_MEMORY {
-            return error(format!(
-                "kernel `{name}`: {smem} bytes of shared memory, a block has {SHARED_MEMORY}"
-            ));
+        let most = self.settings.shared_memory;
+        if smem > most {
+            return error(format!("kernel `{name}`: {smem} bytes of shared memory, a block has {most}"));
         }
         self.compile(std::slice::from_ref(unit))?;
         let mut state = self.state("kernel")?;

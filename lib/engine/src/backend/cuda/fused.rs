@@ -1,7 +1,7 @@
 //! The decode step's fused kernels.
 
 use super::gpu::{Arg, Join, Launch, Ptr, Unit};
-use super::units::{self, Coop, Linear, THREADS};
+use super::units::{self, Coop, Linear, PrefillTile, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, int, ptr};
 use crate::Error;
 use crate::backend::{AttentionShape, CoopGdn, CoopLayer, DeltaNet, MlpLayer, Workspace};
@@ -90,6 +90,16 @@ impl Cuda {
         let unit = self.attention_unit()?;
         let b = self.on_batch(|b| *b)?;
         let longest = batch.segments.iter().map(|s| s.len).max().unwrap_or(0);
+        let shared = self.gpu().shared_memory();
+        let tiles = unit.prefill_tiles(shared);
+        // tiles of many rows, if their blocks fill the device twice
+        let grid = |t: &PrefillTile| [s.num_heads, longest.div_ceil(t.rows()), batch.segments.len()];
+        let many = |t: &&PrefillTile| grid(t).iter().product::<usize>() >= 2 * self.multiprocessors as usize;
+        let Some(tile) = tiles.iter().find(many).or(tiles.last()) else {
+            return Err(Error::Launch(format!(
+                "attend_prefill: {shared} bytes of shared memory are too few"
+            )));
+        };
         let args = [
             ptr(out.at),
             ptr(proj.at),
@@ -103,9 +113,8 @@ impl Cuda {
             int(out.ld),
             int(proj.ld),
         ];
-        let kernel = (unit.unit("attention_prefill.cu"), "attend_prefill");
-        let grid = [longest.div_ceil(16), s.num_heads, batch.segments.len()];
-        self.launch(kernel, grid, 256, unit.prefill_smem(), &args)
+        let block = tile.warps as u32 * 32;
+        self.launch((tile.unit(&unit), "attend_prefill"), grid(tile), block, tile.smem(&unit), &args)
     }
 
     /// The MLP of path `lite`: one cooperative launch.

@@ -180,10 +180,42 @@ impl AttentionUnit {
         let q = self.queries();
         ((q * self.head_dim + q * PIECE + groups.div_ceil(2) * q * self.head_dim) * 4) as u32
     }
-    /// Shared memory of `attend_prefill`.
-    pub fn prefill_smem(&self) -> u32 {
-        let (rows, keys) = (16, 32);
-        ((rows * self.head_dim + keys * (self.head_dim + 4) + rows * keys + rows * 3) * 4) as u32
+    /// The tiles of `attend_prefill` for a device whose blocks can have `shared_memory` bytes, those of more rows first.
+    /// All have the same `keys`, on which the bits depend. None, if a block can have less than 99 KiB.
+    pub fn prefill_tiles(&self, shared_memory: u32) -> Vec<PrefillTile> {
+        let fits = |t: &PrefillTile| t.smem(self) <= shared_memory;
+        let all = [&[(8, 64), (4, 64)][..], &[(4, 32)], &[(2, 32)]];
+        let tiles =
+            all.map(|t| t.iter().map(|&(warps, keys)| PrefillTile { warps, keys }).filter(fits).collect());
+        tiles.into_iter().find(|t: &Vec<_>| !t.is_empty()).unwrap_or_default()
+    }
+}
+
+/// What a block of `attend_prefill` works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefillTile {
+    /// warps, of 16 query rows each
+    pub warps: usize,
+    /// keys in shared memory at once
+    pub keys: usize,
+}
+
+impl PrefillTile {
+    /// Query rows.
+    pub fn rows(&self) -> usize {
+        self.warps * 16
+    }
+    /// The unit.
+    pub fn unit(&self, a: &AttentionUnit) -> Unit {
+        let mut unit = a.unit("attention_prefill.cu");
+        unit.defines.extend([("WARPS", self.warps.to_string()), ("KEYS", self.keys.to_string())]);
+        unit
+    }
+    /// Shared memory: Q as hi and lo, K and V, as hi and lo too when they are f32.
+    pub fn smem(&self, a: &AttentionUnit) -> u32 {
+        let stride = (a.head_dim.next_multiple_of(16) + 8) * 2;
+        let halves = if a.kv_dtype == KvDtype::F32 { 2 } else { 1 };
+        (2 * (self.rows() + halves * self.keys) * stride) as u32
     }
 }
 
@@ -305,7 +337,10 @@ pub fn units(c: &Config) -> Vec<Unit> {
     if full_attention {
         for kv_dtype in KvDtype::ALL {
             let unit = AttentionUnit::published(c, kv_dtype);
-            all.extend(["attention_step.cu", "attention_prefill.cu"].map(|file| unit.unit(file)));
+            all.push(unit.unit("attention_step.cu"));
+            all.extend(
+                [H200.1, LEAST_SHARED].iter().flat_map(|n| unit.prefill_tiles(*n)).map(|t| t.unit(&unit)),
+            );
         }
     }
     if h >= super::gemm::LEAST_HIDDEN && pieces == 1 {
@@ -332,3 +367,5 @@ pub fn units(c: &Config) -> Vec<Unit> {
 
 /// Multiprocessors and bytes of shared memory of a block, for tiles that are compiled ahead.
 const H200: (u32, u32) = (132, 232_448);
+/// Bytes of shared memory of a block on the devices that have least, sm_120 and sm_121.
+const LEAST_SHARED: u32 = 101_376;
