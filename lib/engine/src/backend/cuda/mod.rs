@@ -111,6 +111,8 @@ pub struct Cuda {
     tensor_cores: bool,
     /// activations of a prompt as bf16
     narrow_rows: Cell<Ptr>,
+    /// of the delta rule over prompts, `[rows, Hv, 8]`
+    delta_scalars: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
 }
@@ -156,6 +158,7 @@ impl Cuda {
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
+            delta_scalars: Cell::new(0),
             memory,
         })
     }
@@ -272,8 +275,10 @@ impl Cuda {
 
     fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
+        let s = GdnShape::of(config, 0);
+        let scalars = shape.max_rows * s.num_v_heads * units::DELTA_SCALARS;
+        self.delta_scalars.set(self.memory.alloc(scalars * 4)?);
         if self.tensor_cores {
-            let s = GdnShape::of(config, 0);
             let heads = config.num_attention_heads * config.head_dim;
             let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);

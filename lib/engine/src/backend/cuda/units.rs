@@ -99,10 +99,25 @@ pub fn gdn_step_smem(s: &GdnShape) -> u32 {
     ((2 * s.k_dim + s.v_dim + 2 * groups * s.v_dim + s.v_dim + 3 + THREADS as usize / 32) * 4) as u32
 }
 
-/// Shared memory of `delta_rule` in gdn_sequence.cu.
-pub fn delta_rule_smem(s: &GdnShape) -> u32 {
-    let (tokens, columns) = (16, 32);
-    (tokens * (2 * s.k_dim.next_multiple_of(32) + columns + 3) * 4) as u32
+/// Floats that `delta_scalars` writes for a token and value head, as `SCALARS` in gdn_sequence.cu.
+pub const DELTA_SCALARS: usize = 8;
+/// Warps of a block of `delta_rule`.
+const DELTA_WARPS: usize = 4;
+/// Columns of the state that a warp of `delta_rule` has.
+const DELTA_COLUMNS: usize = 12;
+
+/// Blocks of `delta_rule` for a segment, and their shared memory, as `TOKENS` and `TOKEN_FLOATS` in gdn_sequence.cu.
+pub fn delta_rule(s: &GdnShape) -> (usize, u32) {
+    let of_head = s.v_dim.div_ceil(DELTA_COLUMNS);
+    let heads = (of_head + DELTA_WARPS - 2) / of_head + 1;
+    let floats =
+        heads * (2 * s.k_dim.next_multiple_of(32) + DELTA_SCALARS) + DELTA_WARPS * DELTA_COLUMNS;
+    let tokens = match floats {
+        0..=768 => 16,
+        769..=1536 => 8,
+        _ => 4,
+    };
+    ((s.num_v_heads * of_head).div_ceil(DELTA_WARPS), (2 * tokens * floats * 4) as u32)
 }
 
 /// The geometry that attention kernels bake in.
