@@ -94,14 +94,16 @@ __device__ __forceinline__ void fetch(float* to, const float* from) {
 
 // What a thread reads of a token: its rows of q and k, and what belongs to its columns.
 struct Token {
-    float4 k[STEPS], q[STEPS], scalars;
+    float k[STEPS][4], q[STEPS][4]; // rows 32 i + 4 lane8 + j
+    float4 scalars;
     float c_q, v[COLUMNS];
     // Vectors at `qk`, [2, DKP].
     __device__ __forceinline__ void read(const float* qk, const float* of_head, const float* values) {
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            k[i] = *(const float4*)(qk + DKP + i * 32);
-            q[i] = *(const float4*)(qk + i * 32);
+            float4 x = *(const float4*)(qk + DKP + i * 32), y = *(const float4*)(qk + i * 32);
+            k[i][0] = x.x, k[i][1] = x.y, k[i][2] = x.z, k[i][3] = x.w;
+            q[i][0] = y.x, q[i][1] = y.y, q[i][2] = y.z, q[i][3] = y.w;
         }
         scalars = *(const float4*)of_head;
         c_q = of_head[C_Q];
@@ -110,37 +112,35 @@ struct Token {
     }
 };
 
-// Rows 32 i + 4 lane8 + j of a thread's columns of S.
+// A thread's rows of its columns of S. Each sum is one chain; three columns side by side hide what an addition takes.
 struct Columns {
     float s[COLUMNS][STEPS][4];
 
+    template <class F> __device__ __forceinline__ void each(F f) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) f(c, i, j, s[c][i][j]);
+    }
+
     // Advances S by a token; returns one element of o, column lane8 / 2, in the lanes 0, 2 and 4 of 8.
     __device__ __forceinline__ float step(const Token& x, u32 lane8) {
-        float sk[COLUMNS], sq[COLUMNS], e[COLUMNS];
         float alpha = x.scalars.x, a_k = x.scalars.y, a_q = x.scalars.z, write = x.scalars.w;
-        product(sk, x.k);
+        float sk[COLUMNS] = {}, sq[COLUMNS] = {}, e[COLUMNS];
+        each([&](int c, int i, int j, float& s) { sk[c] += s * x.k[i][j]; });
 #pragma unroll
         for (int m = 4; m; m >>= 1)
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) sk[c] += __shfl_xor_sync(FULL, sk[c], m);
-        product(sq, x.q);
+        each([&](int c, int i, int j, float& s) { // while the sums are on their way
+            sq[c] += s * x.q[i][j];
+            s = __fmul_rn(s, alpha);
+        });
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++)
-#pragma unroll
-            for (int i = 0; i < STEPS; i++)
-#pragma unroll
-                for (int j = 0; j < 4; j++) s[c][i][j] = __fmul_rn(s[c][i][j], alpha); // while the sums are on their way
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-            e[c] = write * (x.v[c] - a_k * sk[c]);
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) {
-                s[c][i][0] += x.k[i].x * e[c];
-                s[c][i][1] += x.k[i].y * e[c];
-                s[c][i][2] += x.k[i].z * e[c];
-                s[c][i][3] += x.k[i].w * e[c];
-            }
-        }
+        for (int c = 0; c < COLUMNS; c++) e[c] = write * (x.v[c] - a_k * sk[c]);
+        each([&](int c, int i, int j, float& s) { s += x.k[i][j] * e[c]; });
         // The lanes 4 … 7 sum column 2; of the others, 2 and 3 column 1, 0 and 1 column 0.
         bool third = lane8 & 4, second = lane8 & 2;
         float low = (third ? sq[2] : sq[0]) + __shfl_xor_sync(FULL, third ? sq[0] : sq[2], 4);
@@ -149,25 +149,9 @@ struct Columns {
         sum += __shfl_xor_sync(FULL, sum, 1);
         return a_q * sum + x.c_q * (third ? e[2] : second ? e[1] : e[0]);
     }
-
-    // This thread's part of Sᵀx, two sums side by side.
-    __device__ __forceinline__ void product(float (&sum)[COLUMNS], const float4 (&x)[STEPS]) {
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-            float even = 0, odd = 0;
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) {
-                even += s[c][i][0] * x[i].x;
-                odd += s[c][i][1] * x[i].y;
-                even += s[c][i][2] * x[i].z;
-                odd += s[c][i][3] * x[i].w;
-            }
-            sum[c] = even + odd;
-        }
-    }
 };
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
 delta_rule(float* o, const float* qkv, const float* scalars, float* state, const u32* seg_row, const u32* seg_len,
            const u32* seg_slot, u32 ldo, u32 ldq) {
     launch_dependents();
@@ -211,15 +195,10 @@ delta_rule(float* o, const float* qkv, const float* scalars, float* state, const
     }
     stage(0, tiles);
     Columns columns;
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++)
-#pragma unroll
-        for (int i = 0; i < STEPS; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                u32 r = i * 32 + lane8 * 4 + j;
-                columns.s[c][i][j] = column + c < DV && r < DK ? state[(u64)r * DV + column + c] : 0.0f;
-            }
+    columns.each([&](int c, int i, int j, float& s) {
+        u32 r = i * 32 + lane8 * 4 + j;
+        s = column + c < DV && r < DK ? state[(u64)r * DV + column + c] : 0.0f;
+    });
     bool writes = lane8 % 2 == 0 && lane8 / 2 < COLUMNS && column + lane8 / 2 < DV;
     o += (u64)first * ldo + h * DV + column + lane8 / 2;
     for (u32 t0 = 0, tile = 0; t0 < len; t0 += TOKENS, tile ^= 1) {
@@ -250,15 +229,10 @@ delta_rule(float* o, const float* qkv, const float* scalars, float* state, const
         }
         if (t < n) step(even);
     }
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++)
-#pragma unroll
-        for (int i = 0; i < STEPS; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                u32 r = i * 32 + lane8 * 4 + j;
-                if (column + c < DV && r < DK) state[(u64)r * DV + column + c] = columns.s[c][i][j];
-            }
+    columns.each([&](int c, int i, int j, float& s) {
+        u32 r = i * 32 + lane8 * 4 + j;
+        if (column + c < DV && r < DK) state[(u64)r * DV + column + c] = s;
+    });
 }
 EXPORT(delta_rule)
 

@@ -377,15 +377,8 @@ impl Backend for Cuda {
         let unit = units::gdn("gdn_sequence.cu", s);
         let scalars = ptr(self.delta_scalars.get());
         let (ldo, ldq) = (int(o.ld), int(qkv.ld));
-        let list = [
-            scalars,
-            ptr(qkv.at),
-            ptr(proj.at),
-            ptr(args.a_log.at),
-            ptr(args.dt_bias.at),
-            ldq,
-            int(proj.ld),
-        ];
+        let list =
+            [scalars, ptr(qkv.at), ptr(proj.at), ptr(args.a_log.at), ptr(args.dt_bias.at), ldq, int(proj.ld)];
         let grid = [s.num_k_heads.div_ceil(8), batch.rows(), 1];
         self.launch((unit.clone(), "delta_scalars"), grid, 256, 0, &list)?;
         let state = ptr(cache.recurrent(s.state_layer));

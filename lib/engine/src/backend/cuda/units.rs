@@ -110,8 +110,7 @@ const DELTA_COLUMNS: usize = 12;
 pub fn delta_rule(s: &GdnShape) -> (usize, u32) {
     let of_head = s.v_dim.div_ceil(DELTA_COLUMNS);
     let heads = (of_head + DELTA_WARPS - 2) / of_head + 1;
-    let floats =
-        heads * (2 * s.k_dim.next_multiple_of(32) + DELTA_SCALARS) + DELTA_WARPS * DELTA_COLUMNS;
+    let floats = heads * (2 * s.k_dim.next_multiple_of(32) + DELTA_SCALARS) + DELTA_WARPS * DELTA_COLUMNS;
     let tokens = match floats {
         0..=768 => 16,
         769..=1536 => 8,
