@@ -3,11 +3,13 @@
 
 mod common;
 
-use common::{Expected, Run, expected, golden_models, greedy, logits, problems, run, run_on, tiny};
+use common::{
+    Expected, Run, expected, golden_models, greedy, logits, problems, run, run_on, test_device, tiny,
+};
 use cute_checkpoint::Checkpoint;
 use cute_engine::EngineConfig;
 use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
+use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
 use std::path::PathBuf;
@@ -15,24 +17,6 @@ use std::sync::Arc;
 
 /// x is split into two bf16, which keeps 16 of its 24 bits; logits have a standard deviation of about 2.
 const TOLERANCE: f32 = 1e-3;
-
-/// The device to test, or a line that says why there is none.
-fn device() -> Option<Arc<dyn Gpu>> {
-    let gpu = match std::env::var("CUTE_TEST_DEVICE") {
-        Ok(name) => {
-            let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
-            Driver::open(ordinal).map(|d| Arc::new(d) as Arc<dyn Gpu>)
-        }
-        Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
-    };
-    match gpu {
-        Ok(gpu) => Some(gpu),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
-}
 
 /// A device is quick; emulated, a part stands for the whole.
 fn on_a_device() -> bool {
@@ -89,7 +73,7 @@ fn paths() -> Vec<(String, EngineConfig)> {
 
 #[test]
 fn prefill_logits_agree_with_transformers_on_every_golden_model() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
@@ -100,7 +84,7 @@ fn prefill_logits_agree_with_transformers_on_every_golden_model() {
 
 #[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
@@ -117,7 +101,7 @@ fn a_prompt_cut_anywhere_gives_the_same_bits() {
 
 #[test]
 fn every_path_continues_as_transformers_does() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let Expected { input_ids, greedy_ids, .. } = expected(&dir);
@@ -150,7 +134,7 @@ fn fingerprints(
 
 #[test]
 fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     let prompts = problems(&tiny(), if on_a_device() { 20 } else { 3 });
     let some =
         |(name, _): &(String, EngineConfig)| on_a_device() || ["paged", "coop 4"].contains(&name.as_str());
@@ -174,7 +158,7 @@ fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
 
 #[test]
 fn the_tiny_model_answers_as_on_the_cpu() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     let checkpoint = tiny();
     let count = if on_a_device() { 50 } else { 1 };
     let prompts = problems(&checkpoint, count);
@@ -196,7 +180,7 @@ fn the_tiny_model_answers_as_on_the_cpu() {
 
 #[test]
 fn a_bf16_cache_agrees_with_the_cpu() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = test_device() else { return };
     let checkpoint = tiny();
     let prompts = problems(&checkpoint, 2);
     let config = EngineConfig { kv_dtype: KvDtype::Bf16, ..EngineConfig::default() };
