@@ -22,6 +22,22 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// tokens of a page
     pub page_size: usize,
+    /// prompts are cut at multiples of this, see [`Backend::chunk_multiple`](crate::backend::Backend::chunk_multiple)
+    pub chunk_multiple: usize,
+}
+
+impl Limits {
+    /// # Errors
+    /// [`Error::Config`] when a step has too few tokens for a prompt to be cut where it may be.
+    pub fn validate(&self) -> Result<(), Error> {
+        let (tokens, multiple) = (self.max_num_batched_tokens, self.chunk_multiple);
+        if tokens < multiple {
+            return Err(Error::Config(format!(
+                "--max-num-batched-tokens {tokens} is too few: prompts are cut at multiples of {multiple} tokens here"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// The queues and pools.
@@ -143,7 +159,8 @@ impl Scheduler {
         for s in &mut self.running {
             let left = s.prefill_left();
             let len = match kind {
-                BatchKind::Prefill => left.min(budget),
+                BatchKind::Prefill if left <= budget => left,
+                BatchKind::Prefill => budget - budget % self.limits.chunk_multiple,
                 BatchKind::Decode => usize::from(left == 0),
             };
             if len == 0 {

@@ -57,7 +57,7 @@ fn outputs<B: Backend>(backend: &B, config: &Config, lens: &[usize], cut: usize)
             let (row, len) = (batch.tokens.len(), cut.min(len - start));
             let first = lens[..i].iter().sum::<usize>() + start;
             batch.tokens.extend(first as u32..(first + len) as u32);
-            let (slot, pages) = (i as u32 + 1, vec![1]);
+            let (slot, pages) = (i as u32 + 1, vec![1, 2, 3]);
             batch.segments.push(Segment { owner: i as u64, slot, epoch: 1, pages, start, row, len });
         }
         if batch.segments.is_empty() {
@@ -79,6 +79,25 @@ fn outputs<B: Backend>(backend: &B, config: &Config, lens: &[usize], cut: usize)
     all
 }
 
+fn bits(all: &[Vec<f32>]) -> Vec<u32> {
+    all.concat().into_iter().map(f32::to_bits).collect()
+}
+
+/// Every sequence's outputs are those of the other run, up to a ten-thousandth of the largest.
+fn agree(name: &str, ours: &[Vec<f32>], theirs: &[Vec<f32>]) {
+    assert_eq!(ours.len(), theirs.len());
+    for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        assert!(ours.len() == theirs.len() && !ours.is_empty(), "{name}, sequence {i}");
+        let size = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{name}, sequence {i}: largest difference {worst:e} of {size}");
+        assert!(
+            ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-4 * size),
+            "{name}, sequence {i}: {worst}"
+        );
+    }
+}
+
 #[test]
 fn the_delta_rule_agrees_with_the_cpu_on_any_shape_in_any_company_and_cut_anywhere() {
     let Some(gpu) = test_device() else { return };
@@ -88,22 +107,38 @@ fn the_delta_rule_agrees_with_the_cpu_on_any_shape_in_any_company_and_cut_anywhe
         let lens = [37, 1, 16];
         let whole = outputs(&cuda(), &config, &lens, 64);
         let expected = outputs(&Cpu::default(), &config, &lens, 64);
-        for ((ours, theirs), len) in whole.iter().zip(&expected).zip(lens) {
-            assert_eq!(ours.len(), len * shape[1] * shape[3], "{shape:?}");
-            let size = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
-            let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{shape:?}, {len} tokens: largest difference {worst:e} of {size}");
-            assert!(
-                ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-4 * size),
-                "{shape:?}, {len}: {worst}"
-            );
-        }
+        agree(&format!("{shape:?}"), &whole, &expected);
         for cut in [1, 5, 16, 17] {
-            let bits = |all: &[Vec<f32>]| all.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert!(
                 bits(&whole) == bits(&outputs(&cuda(), &config, &lens, cut)),
                 "{shape:?} cut every {cut}"
             );
         }
+    }
+}
+
+/// Chunks multiply with 16 bits of each factor.
+#[test]
+fn the_chunked_delta_rule_agrees_with_the_sequential_one_and_the_cpu_and_may_be_cut_at_multiples_of_64() {
+    let Some(gpu) = test_device() else { return };
+    for shape in SHAPES {
+        let config = config(shape);
+        let options = Options { gdn_chunked: true, ..Options::default() };
+        let chunked = || Cuda::new(gpu.clone(), &config, options).unwrap();
+        assert_eq!(chunked().chunk_multiple(), 64);
+        let lens = [130, 1, 63, 64, 65];
+        let whole = outputs(&chunked(), &config, &lens, 192);
+        let sequential =
+            outputs(&Cuda::new(gpu.clone(), &config, Options::default()).unwrap(), &config, &lens, 192);
+        agree(&format!("{shape:?}, sequential"), &whole, &sequential);
+        agree(&format!("{shape:?}, CPU"), &whole, &outputs(&Cpu::default(), &config, &lens, 192));
+        for cut in [64, 128] {
+            assert!(
+                bits(&whole) == bits(&outputs(&chunked(), &config, &lens, cut)),
+                "{shape:?} cut every {cut}"
+            );
+        }
+        // Neighbours and their lengths change nothing.
+        assert!(bits(&whole[..1]) == bits(&outputs(&chunked(), &config, &lens[..1], 192)), "{shape:?} alone");
     }
 }

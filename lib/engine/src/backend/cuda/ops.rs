@@ -120,6 +120,10 @@ impl Backend for Cuda {
         if num_seqs <= MAX_COOP_ROWS { self.multiprocessors as usize } else { usize::MAX }
     }
 
+    fn chunk_multiple(&self) -> usize {
+        if self.options.gdn_chunked { units::GDN_CHUNK } else { 1 }
+    }
+
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
         let ld = width.next_multiple_of(units::CHUNK);
         let bytes =
@@ -372,6 +376,9 @@ impl Backend for Cuda {
         cache: &mut Cache,
         batch: &Batch,
     ) -> Result<(), Error> {
+        if self.options.gdn_chunked {
+            return self.delta_chunks(o, qkv, proj, args, cache, batch);
+        }
         let s = &args.shape;
         let b = self.on_batch(|b| *b)?;
         let unit = units::gdn("gdn_sequence.cu", s);
