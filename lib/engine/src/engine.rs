@@ -114,7 +114,9 @@ impl<B: Backend> Engine<B> {
             max_model_len: config.max_model_len,
             max_num_batched_tokens: config.max_num_batched_tokens,
             page_size: config.page_size,
+            chunk_multiple: backend.chunk_multiple(),
         };
+        limits.validate()?;
         let rows = config.max_rows();
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,

@@ -25,6 +25,22 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// tokens of a page
     pub page_size: usize,
+    /// prompts are cut at multiples of this, see [`Backend::chunk_multiple`](crate::backend::Backend::chunk_multiple)
+    pub chunk_multiple: usize,
+}
+
+impl Limits {
+    /// # Errors
+    /// [`Error::Config`] when a step has too few tokens for a prompt to be cut where it may be.
+    pub fn validate(&self) -> Result<(), Error> {
+        let (tokens, multiple) = (self.max_num_batched_tokens, self.chunk_multiple);
+        if tokens < multiple {
+            return Err(Error::Config(format!(
+                "--max-num-batched-tokens {tokens} is too few: prompts are cut at multiples of {multiple} tokens here"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// The queues and pools.
@@ -168,7 +184,8 @@ impl<P: Entries> Scheduler<P> {
         for s in &mut self.running {
             let left = s.prefill_left();
             let len = match kind {
-                BatchKind::Prefill => left.min(budget),
+                BatchKind::Prefill if left <= budget => left,
+                BatchKind::Prefill => budget - budget % self.limits.chunk_multiple,
                 BatchKind::Decode => usize::from(left == 0),
             };
             if len == 0 {
@@ -284,7 +301,13 @@ mod tests {
 
     /// Pages of 4 tokens, two seats, sequences of up to 16 tokens.
     fn scheduler(num_slots: usize, num_pages: usize) -> Scheduler {
-        let limits = Limits { max_num_seqs: 2, max_model_len: 16, max_num_batched_tokens: 8, page_size: 4 };
+        let limits = Limits {
+            max_num_seqs: 2,
+            max_model_len: 16,
+            max_num_batched_tokens: 8,
+            page_size: 4,
+            chunk_multiple: 1,
+        };
         Scheduler::new(limits, num_slots, num_pages)
     }
 

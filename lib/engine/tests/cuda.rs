@@ -13,7 +13,7 @@ use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
-use cute_engine::{EngineConfig, Request, SamplingParams};
+use cute_engine::{Engine, EngineConfig, Request, SamplingParams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use testing::{device, on_a_device};
@@ -90,6 +90,47 @@ fn a_prompt_is_computed_in_little_shared_memory() {
     let e = expected(&dir);
     let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
     agree("head-256", &logits(&backend, &checkpoint, &e, &[70]), &e.logits);
+}
+
+#[test]
+fn chunked_prefill_logits_agree_with_transformers_and_do_not_depend_on_cuts_at_multiples_of_64() {
+    let Some(gpu) = device() else { return };
+    for dir in models() {
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let e = expected(&dir);
+        let of = |cuts: &[usize]| {
+            let options = Options { gdn_chunked: true, ..Options::default() };
+            logits(&cuda(&gpu, &checkpoint, options), &checkpoint, &e, cuts)
+        };
+        let whole = of(&[]);
+        agree(&dir.display().to_string(), &whole, &e.logits);
+        for cuts in [&[64][..], &[64, 128]] {
+            let same = whole.iter().zip(of(cuts)).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{} cut at {cuts:?}", dir.display());
+        }
+    }
+}
+
+#[test]
+fn the_scheduler_cuts_prompts_where_the_backend_may_be_cut() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let options = Options { gdn_chunked: true, ..Options::default() };
+    let prompt: Vec<u32> = problems(&checkpoint, 9).concat().into_iter().take(150).collect();
+    let prompts = [prompt[..140].to_vec(), prompt[..3].to_vec(), prompt];
+    let whole = EngineConfig { max_num_batched_tokens: 512, ..EngineConfig::default() };
+    let expected = fingerprints(&gpu, options, whole.clone(), &prompts);
+    for tokens in [64, 100, 130] {
+        let config = EngineConfig { max_num_batched_tokens: tokens, ..whole.clone() };
+        assert_eq!(fingerprints(&gpu, options, config, &prompts), expected, "{tokens} tokens a step");
+    }
+    let config = EngineConfig { max_num_batched_tokens: 63, ..whole };
+    let backend = cuda(&gpu, &checkpoint, options);
+    let Err(error) = Engine::new(backend, &checkpoint, None, config, Box::new(|_| ())) else {
+        panic!("63 tokens a step were not refused");
+    };
+    let error = error.to_string();
+    assert!(error.contains("--max-num-batched-tokens 63") && error.contains("multiples of 64"), "{error}");
 }
 
 #[test]
@@ -190,6 +231,11 @@ fn the_tiny_model_answers_as_on_the_cpu() {
 
 #[test]
 fn a_narrow_cache_agrees_with_the_cpu() {
+    let Some(gpu) = device() else { return };
+}
+
+#[test]
+fn a_bf16_cache_agrees_with_the_cpu() {
     let Some(gpu) = device() else { return };
     let checkpoint = tiny();
     let prompts = problems(&checkpoint, 2);

@@ -179,6 +179,11 @@ pub trait Backend: Sized {
     /// Blocks that a cooperative launch for so many sequences has.
     fn coop_blocks(&self, num_seqs: usize) -> usize;
 
+    /// What a prompt may be cut at: the tokens of a step that do not end a prompt are a multiple of this.
+    fn chunk_multiple(&self) -> usize {
+        1
+    }
+
     /// A zeroed buffer.
     fn buf(&self, rows: usize, width: usize) -> Result<Self::Buf, Error>;
     /// Loads a vector.

@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use cute_checkpoint::{Checkpoint, Tokenizer};
+use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::{Driver, Emulated, Settings};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
@@ -201,4 +203,16 @@ pub fn problems(checkpoint: &Checkpoint, n: usize) -> Vec<Vec<u32>> {
                 .unwrap()
         })
         .collect()
+}
+
+/// A fixed sequence of floats within ±1.
+pub fn random_floats(seed: u64, n: usize) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
 }

@@ -79,6 +79,7 @@ impl Plan {
             max_model_len: self.max_model_len,
             max_num_batched_tokens: self.max_num_batched_tokens,
             page_size: self.page_size,
+            chunk_multiple: 1,
         }
     }
 

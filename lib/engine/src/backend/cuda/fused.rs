@@ -4,7 +4,7 @@ use super::gpu::{Arg, Join, Launch, Ptr, Unit};
 use super::units::{self, Coop, Linear, PrefillTile, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, int, ptr};
 use crate::Error;
-use crate::backend::{AttentionShape, CoopGdn, CoopLayer, DeltaNet, MlpLayer, Workspace};
+use crate::backend::{AttentionShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, MlpLayer, Workspace};
 use crate::batch::Batch;
 
 impl Cuda {
@@ -36,6 +36,42 @@ impl Cuda {
         ];
         let kernel = (units::gdn("gdn_step.cu", s), "gdn_step");
         self.launch(kernel, [s.num_v_heads, batch.rows(), 1], THREADS, units::gdn_step_smem(s), &list)
+    }
+
+    /// The gated delta rule over prompts, chunk by chunk.
+    pub(super) fn delta_chunks(
+        &self,
+        o: &mut Buf,
+        qkv: &Buf,
+        proj: &Buf,
+        args: &DeltaGate<'_, Self>,
+        cache: &mut Cache,
+        batch: &Batch,
+    ) -> Result<(), Error> {
+        let s = &args.shape;
+        if let Some(cut) = batch.segments.iter().find(|s| s.start % units::GDN_CHUNK != 0) {
+            return Err(Error::Launch(format!(
+                "request {}: its prompt was cut after {} tokens, which is no multiple of {}",
+                cut.owner,
+                cut.start,
+                units::GDN_CHUNK
+            )));
+        }
+        let unit = units::gdn("gdn_chunked.cu", s);
+        let b = self.on_batch(|b| *b)?;
+        let [chunks, row, len, slot] =
+            [self.gdn_chunks.get(), b.seg_row(), b.seg_len(), b.seg_slot()].map(ptr);
+        let (ldo, ldq) = (int(o.ld), int(qkv.ld));
+        let longest = batch.segments.iter().map(|s| s.len).max().unwrap_or(0);
+        let [a_log, dt_bias] = [args.a_log.at, args.dt_bias.at].map(ptr);
+        let list = [chunks, ptr(qkv.at), ptr(proj.at), a_log, dt_bias, row, len, ldq, int(proj.ld)];
+        let grid = [s.num_v_heads, longest.div_ceil(units::GDN_CHUNK), batch.segments.len()];
+        self.launch((unit.clone(), "chunk_matrices"), grid, 128, units::chunk_matrices_smem(s), &list)?;
+        let state = ptr(cache.recurrent(s.state_layer));
+        let list = [ptr(o.at), ptr(qkv.at), chunks, state, row, len, slot, ldo, ldq];
+        let (blocks, smem) = units::delta_chunks(s);
+        let grid = [s.num_v_heads, blocks, batch.segments.len()];
+        self.launch((unit, "delta_chunks"), grid, 128, smem, &list)
     }
 
     /// Decode attention: pieces, then their merge.

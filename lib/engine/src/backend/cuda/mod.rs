@@ -81,11 +81,14 @@ pub struct Options {
     pub overlap: bool,
     /// the fault to inject, if any
     pub fault: Option<Fault>,
+    /// prompts go through the gated delta rule in chunks of [`units::GDN_CHUNK`] tokens, which tensor cores multiply,
+    /// and are cut at multiples of it only
+    pub gdn_chunked: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { graphs: true, overlap: true, fault: None }
+        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false }
     }
 }
 
@@ -117,6 +120,10 @@ pub struct Cuda {
     tensor_cores: bool,
     /// activations of a prompt as bf16
     narrow_rows: Cell<Ptr>,
+    /// of the delta rule over prompts, `[rows, Hv, 8]`
+    delta_scalars: Cell<Ptr>,
+    /// matrices of the chunks of a prompt, with `gdn_chunked`
+    gdn_chunks: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
 }
@@ -163,6 +170,8 @@ impl Cuda {
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
+            delta_scalars: Cell::new(0),
+            gdn_chunks: Cell::new(0),
             memory,
         })
     }
@@ -295,8 +304,17 @@ impl Cuda {
 
     fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
+        let s = GdnShape::of(config, 0);
+        let scalars = shape.max_rows * s.num_v_heads * units::DELTA_SCALARS;
+        self.delta_scalars.set(self.memory.alloc(scalars * 4)?);
+        if self.options.gdn_chunked {
+            self.gdn_chunks.set(self.memory.alloc(units::chunk_bytes(
+                &s,
+                shape.max_rows,
+                shape.num_slots,
+            ))?);
+        }
         if self.tensor_cores {
-            let s = GdnShape::of(config, 0);
             let heads = config.num_attention_heads * config.head_dim;
             let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);

@@ -120,6 +120,10 @@ impl Backend for Cuda {
         if num_seqs <= MAX_COOP_ROWS { self.multiprocessors as usize } else { usize::MAX }
     }
 
+    fn chunk_multiple(&self) -> usize {
+        if self.options.gdn_chunked { units::GDN_CHUNK } else { 1 }
+    }
+
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
         let ld = width.next_multiple_of(units::CHUNK);
         let bytes =
@@ -376,25 +380,23 @@ impl Backend for Cuda {
         cache: &mut Cache,
         batch: &Batch,
     ) -> Result<(), Error> {
+        if self.options.gdn_chunked {
+            return self.delta_chunks(o, qkv, proj, args, cache, batch);
+        }
         let s = &args.shape;
         let b = self.on_batch(|b| *b)?;
-        let kernel = (units::gdn("gdn_sequence.cu", s), "delta_rule");
-        let args = [
-            ptr(o.at),
-            ptr(qkv.at),
-            ptr(proj.at),
-            ptr(args.a_log.at),
-            ptr(args.dt_bias.at),
-            ptr(cache.recurrent(s.state_layer)),
-            ptr(b.seg_row()),
-            ptr(b.seg_len()),
-            ptr(b.seg_slot()),
-            int(o.ld),
-            int(qkv.ld),
-            int(proj.ld),
-        ];
-        let grid = [s.num_v_heads, s.v_dim.div_ceil(32), batch.segments.len()];
-        self.launch(kernel, grid, 256, units::delta_rule_smem(s), &args)
+        let unit = units::gdn("gdn_sequence.cu", s);
+        let scalars = ptr(self.delta_scalars.get());
+        let (ldo, ldq) = (int(o.ld), int(qkv.ld));
+        let list =
+            [scalars, ptr(qkv.at), ptr(proj.at), ptr(args.a_log.at), ptr(args.dt_bias.at), ldq, int(proj.ld)];
+        let grid = [s.num_k_heads.div_ceil(8), batch.rows(), 1];
+        self.launch((unit.clone(), "delta_scalars"), grid, 256, 0, &list)?;
+        let state = ptr(cache.recurrent(s.state_layer));
+        let [row, len, slot] = [b.seg_row(), b.seg_len(), b.seg_slot()].map(ptr);
+        let list = [ptr(o.at), ptr(qkv.at), scalars, state, row, len, slot, ldo, ldq];
+        let (blocks, smem) = units::delta_rule(s);
+        self.launch((unit, "delta_rule"), [blocks, batch.segments.len(), 1], 128, smem, &list)
     }
     fn rms_norm_gated(
         &self,

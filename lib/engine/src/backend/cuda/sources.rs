@@ -19,6 +19,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "elementwise.cu",
     "embed.cu",
     "gdn.cuh",
+    "gdn_chunked.cu",
     "gdn_sequence.cu",
     "gdn_step.cu",
     "gemm.cu",

@@ -99,10 +99,47 @@ pub fn gdn_step_smem(s: &GdnShape) -> u32 {
     ((2 * s.k_dim + s.v_dim + 2 * groups * s.v_dim + s.v_dim + 3 + THREADS as usize / 32) * 4) as u32
 }
 
-/// Shared memory of `delta_rule` in gdn_sequence.cu.
-pub fn delta_rule_smem(s: &GdnShape) -> u32 {
-    let (tokens, columns) = (16, 32);
-    (tokens * (2 * s.k_dim.next_multiple_of(32) + columns + 3) * 4) as u32
+/// Floats that `delta_scalars` writes for a token and value head, as `SCALARS` in gdn_sequence.cu.
+pub const DELTA_SCALARS: usize = 8;
+/// Warps of a block of `delta_rule`.
+const DELTA_WARPS: usize = 4;
+/// Columns of the state that a warp of `delta_rule` has.
+const DELTA_COLUMNS: usize = 12;
+
+/// Blocks of `delta_rule` for a segment, and their shared memory, as `TOKENS` and `TOKEN_FLOATS` in gdn_sequence.cu.
+pub fn delta_rule(s: &GdnShape) -> (usize, u32) {
+    let of_head = s.v_dim.div_ceil(DELTA_COLUMNS);
+    let heads = (of_head + DELTA_WARPS - 2) / of_head + 1;
+    let floats = heads * (2 * s.k_dim.next_multiple_of(32) + DELTA_SCALARS) + DELTA_WARPS * DELTA_COLUMNS;
+    let tokens = match floats {
+        0..=768 => 16,
+        769..=1536 => 8,
+        _ => 4,
+    };
+    ((s.num_v_heads * of_head).div_ceil(DELTA_WARPS), (2 * tokens * floats * 4) as u32)
+}
+
+/// Tokens of a chunk in gdn_chunked.cu.
+pub const GDN_CHUNK: usize = 64;
+/// Columns of the state that a block of `delta_chunks` has.
+const CHUNK_COLUMNS: usize = 32;
+
+/// Bytes that `chunk_matrices` writes at most for a batch, as `CHUNK_FLOATS` and `chunk_of` in gdn_chunked.cu.
+pub fn chunk_bytes(s: &GdnShape, rows: usize, segments: usize) -> usize {
+    let of_head = 2 * GDN_CHUNK * GDN_CHUNK + 4 * GDN_CHUNK + 64;
+    (rows.div_ceil(GDN_CHUNK) + segments.min(rows)) * s.num_v_heads * of_head * 4
+}
+
+/// Shared memory of `chunk_matrices`.
+pub fn chunk_matrices_smem(s: &GdnShape) -> u32 {
+    let keys = 2 * GDN_CHUNK * (s.k_dim.next_multiple_of(16) + 8) * 2;
+    (GDN_CHUNK * (GDN_CHUNK + 4 + 5) * 4 + keys) as u32
+}
+
+/// Blocks of `delta_chunks` for a head, and their shared memory.
+pub fn delta_chunks(s: &GdnShape) -> (usize, u32) {
+    let columns = s.k_dim.next_multiple_of(64) + 8 + 3 * (GDN_CHUNK + 8);
+    (s.v_dim.div_ceil(CHUNK_COLUMNS), (2 * CHUNK_COLUMNS * columns * 2) as u32)
 }
 
 /// The geometry that attention kernels bake in.
@@ -332,7 +369,7 @@ pub fn units(c: &Config) -> Vec<Unit> {
         }
     }
     if linear_attention {
-        all.extend([gdn("gdn_step.cu", &g), gdn("gdn_sequence.cu", &g)]);
+        all.extend(["gdn_step.cu", "gdn_sequence.cu", "gdn_chunked.cu"].map(|file| gdn(file, &g)));
     }
     if full_attention {
         for kv_dtype in KvDtype::ALL {
