@@ -1,6 +1,6 @@
 //! The arguments, and the engine configuration they make.
 
-use crate::device::Choice;
+use crate::device::{Choice, GdnPrefill};
 use anyhow::anyhow;
 use clap::{Parser, ValueEnum, value_parser};
 use cute_cli::Config;
@@ -84,6 +84,9 @@ pub struct Args {
     /// Where to run: auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or emulated (the CUDA kernels as host code)
     #[arg(long, env = "CUTE_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = |s: &str| s.parse::<Choice>(), help_heading = "Engine")]
     pub device: Choice,
+    /// How CUDA computes the gated delta rule over a prompt; the CPU always goes token by token
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = GdnPrefill::Sequential, help_heading = "Engine")]
+    pub gdn_prefill: GdnPrefill,
     /// Sequences running at once
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Engine")]
     pub max_num_seqs: usize,

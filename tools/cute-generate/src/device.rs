@@ -1,5 +1,6 @@
 //! `--device`: where the model runs.
 
+use clap::ValueEnum;
 use cute_checkpoint::Checkpoint;
 use cute_engine::EngineConfig;
 use cute_engine::backend::Cpu;
@@ -39,6 +40,15 @@ impl FromStr for Choice {
     }
 }
 
+/// How CUDA computes the gated delta rule over a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GdnPrefill {
+    /// token by token: any cut of a prompt gives the same bits
+    Sequential,
+    /// in chunks of 64 tokens on the tensor cores: prompts are cut at multiples of 64
+    Chunked,
+}
+
 /// A backend, open.
 pub enum Device {
     /// the reference
@@ -52,9 +62,15 @@ impl Device {
     ///
     /// # Errors
     /// When the device is not there or cannot serve the model, in a sentence.
-    pub fn open(choice: Choice, checkpoint: &Checkpoint, config: &EngineConfig) -> anyhow::Result<Self> {
+    pub fn open(
+        choice: Choice,
+        gdn: GdnPrefill,
+        checkpoint: &Checkpoint,
+        config: &EngineConfig,
+    ) -> anyhow::Result<Self> {
+        let gdn_chunked = gdn == GdnPrefill::Chunked;
         let cuda = |gpu: Arc<dyn Gpu>| -> Result<Device, cute_engine::Error> {
-            let options = Options { fault: config.fault, ..Options::default() };
+            let options = Options { fault: config.fault, gdn_chunked, ..Options::default() };
             Ok(Device::Cuda(Box::new(Cuda::new(gpu, &checkpoint.config, options)?)))
         };
         let real = |ordinal| -> Result<Device, cute_engine::Error> {

@@ -89,7 +89,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.fault = engine.fault.map(|f| f.to_string());
 
     let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
-    match Device::open(args.device, &checkpoint, &job.engine)? {
+    match Device::open(args.device, args.gdn_prefill, &checkpoint, &job.engine)? {
         Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
         Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
     }

@@ -2,8 +2,6 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use cute_checkpoint::{Checkpoint, Tokenizer};
-use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Driver, Emulated, Settings};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
