@@ -5,16 +5,18 @@
 //   traffic  N · KP · SPLITS · 2 bytes of W once for each y; x from L2
 #include "linear.cuh"
 
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, ROWS == 1 ? 2 : 1)
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, ROWS == 1 ? 2 : 1) // half the registers for one row: a gdn_step block fits beside it
 linear(const u16* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo) {
     using Op = Linear<INPUTS, SPLITS, ROWS, EPILOGUE, NORM != 0>;
     u32 row0 = blockIdx.y * ROWS;
     u32 left = rows - row0;
     LinearArgs a = {w, x + (u64)row0 * ldx, out + (u64)row0 * ldo, norm, eps, left < ROWS ? left : ROWS, n, ldx, ldo};
+    Op::Stages ring;
+    ring.init(SMEM);
     Op op;
-    op.start(a, blockIdx.x, gridDim.x);
+    op.start(a, ring, blockIdx.x, gridDim.x);
     launch_dependents();
     wait_for_previous();
-    op.run(a, SMEM);
+    op.run(a, ring, SMEM + Op::Stages::BYTES);
 }
 EXPORT(linear)

@@ -25,8 +25,14 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        let op =
-            Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
+        let op = Linear {
+            k: w.k,
+            pieces: w.pieces,
+            rows: Linear::rows_for(rows),
+            epilogue,
+            norm: norm.is_some(),
+            shared: self.gpu().shared_memory(),
+        };
         let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
         let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
