@@ -17,7 +17,7 @@
 // of DRAM for little. The copies also keep 100 KB and more of an SM in flight, which registers cannot.
 //
 //   one row       a stage is 1 tile × 16 pairs: a pair for every warp. x lies in shared memory.
-//   several rows  a stage is 2 to 8 tiles × 4 pairs and belongs to four warps, whose slot of the ring it lies in: x is
+//   several rows  a stage is 2 to 6 tiles × 4 pairs and belongs to four warps, whose slot of the ring it lies in: x is
 //                 read from L2 once for all tiles of the stage.
 //
 // A row of a stage ends 64 bytes past a multiple of 128, so that 8 lanes (2 rows × 64 bytes) read all 32 banks. A stage's
@@ -26,7 +26,8 @@
 // before griddepcontrol.wait). More than half of an SM's shared memory is taken: one block an SM is resident, none
 // gets two while another has none, and the next kernel's block starts where this one's has left.
 //
-// STAGES is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 for one row; 8, 4 or 2 for several.
+// RING is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 slots for one row; 6, 4 or 2 tiles a stage
+// for several.
 #pragma once
 #include "common.cuh"
 
@@ -53,12 +54,12 @@ __device__ __forceinline__ void split_bf16(float a, float b, u32& hi, u32& lo) {
 // that its warp fills and takes.
 template <int MAXROWS> struct Ring {
     static constexpr bool ONE = MAXROWS == 1;
-    static constexpr int TILES = ONE ? 1 : STAGES < 8 ? STAGES : MAXROWS > 8 ? 6 : 8; // of a stage
-    static constexpr int PAIRS = ONE ? 16 : 4;                                        // of a stage, a warp each
-    static constexpr int SLOTS = ONE ? STAGES : 4;
+    static constexpr int TILES = ONE ? 1 : RING;   // of a stage
+    static constexpr int PAIRS = ONE ? 16 : 4;     // of a stage, a warp each
+    static constexpr int SLOTS = ONE ? RING : 4;
     static constexpr int PITCH = PAIRS * 128 + 64; // bytes between rows of a stage
     static constexpr int SLOT = TILES * 8 * PITCH;
-    static constexpr int BARRIERS = 256;           // bytes
+    static constexpr int BARRIERS = 256; // bytes
     static constexpr int BYTES = BARRIERS + SLOTS * SLOT;
     static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
 
@@ -102,7 +103,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int CHUNKS = PIECES * KP / 32;        // of 32 inputs
     static constexpr int V = EPI == SWIGLU ? 2 : 1;        // tiles of W for a tile of outputs: gate, then up
     static constexpr int T = Stages::TILES;                // tiles of W with sums in registers
-    static constexpr int P = ONE ? 8 : T % 4 ? 2 : 4;      // tiles of W with sums in shared memory
+    static constexpr int P = ONE ? 8 : 2;                  // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;

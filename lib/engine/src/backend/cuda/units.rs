@@ -27,22 +27,14 @@ pub enum Epilogue {
     Swiglu = 2,
 }
 
-/// Bytes of the ring of weights in `linear` and the cooperative kernels, as `Ring::BYTES` in linear.cuh.
-fn ring(rows: usize, stages: u32) -> u32 {
-    let (slots, tiles, pairs) = match rows {
-        1 => (stages, 1, 16),
-        16 if stages == 8 => (4, 6, 4), // registers hold the sums of no more tiles
-        _ => (4, stages, 4),
-    };
-    256 + slots * tiles * 8 * (pairs * 128 + 64)
-}
-
-/// The longest ring that leaves `rest` of the `shared` bytes of a block: `STAGES` and the bytes of both. When none fits,
-/// the shortest, which the device will refuse.
-fn stages(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
-    let lengths: &[u32] = if rows > 1 { &[8, 4, 2] } else { &[10, 8, 4, 2, 1] };
-    let mut sizes = lengths.iter().map(|&n| (n, ring(rows, n) + rest));
-    sizes.find(|&(n, bytes)| bytes <= shared || Some(&n) == lengths.last()).unwrap_or_default()
+/// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
+/// bytes of a block: `RING` in linear.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
+fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
+    let row = |pairs: u32| pairs * 128 + 64;
+    let slots = |n: u32| (n, 256 + n * 8 * row(16) + rest);
+    let tiles = |n: u32| (n, 256 + 4 * n * 8 * row(4) + rest);
+    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { [10, 8, 4, 2, 1].map(slots).to_vec() };
+    all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
 }
 
 /// Shape of a `linear` unit.
@@ -81,20 +73,20 @@ impl Linear {
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
-                ("STAGES", self.stages().0.to_string()),
+                ("RING", self.ring().0.to_string()),
             ],
         }
     }
     /// Shared memory of a block.
     pub fn smem(&self) -> u32 {
-        self.stages().1
+        self.ring().1
     }
-    fn stages(&self) -> (u32, u32) {
-        stages(self.rows, self.scratch(), self.shared)
+    fn ring(&self) -> (u32, u32) {
+        ring(self.rows, self.scratch(), self.shared)
     }
-    /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh for the longest ring.
+    /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (4, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -232,13 +224,13 @@ impl Coop {
     fn unit(&self, file: &'static str, more: Vec<(&'static str, String)>, phases: &[u32]) -> (Unit, u32) {
         let mlp = [self.product(self.hidden), self.product(self.intermediate)];
         let rest = mlp.iter().chain(phases).copied().max().unwrap_or(0);
-        let (stages, smem) = stages(self.rows, rest, self.shared);
+        let (length, smem) = ring(self.rows, rest, self.shared);
         let defines = [
             ("HIDDEN", self.hidden),
             ("INTERMEDIATE", self.intermediate),
             ("SPLITS", self.pieces),
             ("ROWS", self.rows),
-            ("STAGES", stages as usize),
+            ("RING", length as usize),
         ];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
         if self.timing {
