@@ -228,7 +228,8 @@ impl Backend for Cuda {
             ptr(self.counters),
             int(self.layers),
         ];
-        self.launch((units::plain("embed.cu"), "embed"), [tokens.len(), 1, 1], 256, 0, &args)
+        let grid = [table.k.div_ceil(256 * 8), tokens.len(), 1];
+        self.launch((units::plain("embed.cu"), "embed"), grid, 256, 0, &args)
     }
     fn rms_norm(&self, out: &mut Buf, x: &Buf, w: &Vector, eps: f32, rows: usize) -> Result<(), Error> {
         let args = [ptr(out.at), ptr(x.at), ptr(w.at), Arg::F32(eps), int(out.ld), int(x.ld)];
