@@ -1,20 +1,25 @@
-# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html
+# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html (DEVICE=cuda names a device)
+# make gpu       everything that needs a GPU, with a table
 # make test      all tests
 # make faults    three faults tell their stories, each caught
 # make incident  the diagnosis of the incident, replayed from its facts
+# make torture   a thousand kills at random moments, each run resumed to the bytes of a whole one
 # make bench     tokens a second on this machine, with intervals
 # make lint      formatting and clippy, as CI runs them
 
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo test faults incident bench lint clean
+.PHONY: build demo gpu test faults incident torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
 
 demo: build
-	bash examples/pipeline.sh
+	$(if $(DEVICE),CUTE_DEVICE=$(DEVICE)) bash examples/pipeline.sh
+
+gpu:
+	bash tests/gpu/run.sh
 
 test:
 	$(CARGO) test --workspace
@@ -25,12 +30,17 @@ faults: build
 incident: build
 	bash examples/incident/replay.sh
 
+torture: export KILLS ?= 1000
+torture: export SEED ?= $(shell date +%s)
+torture:
+	$(CARGO) test -p cute-generate --test survive -- --nocapture
+
 bench:
 	$(CARGO) bench -p cute-engine --bench decode
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features cute-engine/bench -- -D warnings
 
 clean:
 	$(CARGO) clean

@@ -126,13 +126,14 @@ __device__ __forceinline__ void attend_piece(float* part, u64 part_stride, const
     __syncthreads();
     // scores: 8 lanes a token, 16 bytes a lane and step
     u32 sub = threadIdx.x % 8;
+#pragma unroll 1
     for (u32 t = threadIdx.x / 8; t < (n + 3) / 4 * 4; t += ATTENTION_THREADS / 8) {
         float dot[QUERIES];
 #pragma unroll
         for (int g = 0; g < QUERIES; g++) dot[g] = 0;
         if (t < n) {
             const char* k = kv_at(pool, pages[(first + t) / PAGE], layer, 0, kv_head, (first + t) % PAGE);
-#pragma unroll
+#pragma unroll(KV_TYPE == 0 ? 2 : 4)
             for (int j = 0; j < (LANES + 7) / 8; j++) {
                 u32 at = (j * 8 + sub) * 8;
                 if (at >= HD) continue;
@@ -183,6 +184,7 @@ __device__ __forceinline__ void attend_piece(float* part, u64 part_stride, const
         for (int i = 0; i < 8; i++) acc[g][i] = 0;
     u32 group = threadIdx.x / LANES, at = threadIdx.x % LANES * 8;
     if (group < TOKEN_GROUPS)
+#pragma unroll(KV_TYPE == 0 ? 1 : 2) // f32 values take more registers
         for (u32 t = group; t < n; t += TOKEN_GROUPS) {
             const char* v = kv_at(pool, pages[(first + t) / PAGE], layer, 1, kv_head, (first + t) % PAGE);
             float x[8];

@@ -19,7 +19,7 @@ extern "C" __global__ void qk_norm_rope_kv(float* proj, const float* q_norm, con
 }
 EXPORT(qk_norm_rope_kv)
 
-extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)
+extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
 attend(float* part, const float* proj, const void* pool, const u32* pages, const u32* positions, u32 max_pages,
        u32 max_pieces, u32 layer, u32 ldp) {
     u32 kv_head = blockIdx.y, row = blockIdx.z, position = positions[row];

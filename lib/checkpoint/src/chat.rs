@@ -7,16 +7,24 @@ mod python;
 mod time;
 
 use crate::Error;
-use crate::keys::{Keys, object, read_text};
+use crate::json::line;
+use crate::keys::{Keys, MAX_TEXT, object, read_text};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
-use minijinja::{Environment, ErrorKind};
+use minijinja::{Environment, ErrorKind, State};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Most instructions a template may execute: a hostile loop ends in an error.
-const FUEL: u64 = 100_000_000;
+/// What a template may spend: one for each instruction, and one for every 64 bytes it makes. A conversation of a
+/// thousand messages takes some hundred thousand; a hostile loop or doubling ends in an error, at some 300 MB.
+const FUEL: u64 = 4_000_000;
+/// Largest template, in bytes; those in use have at most some thirty thousand.
+const MAX_TEMPLATE: usize = 1 << 16;
+/// Most arithmetic signs of a template; the compiler's time grows with the square of those in a row.
+const MAX_SIGNS: usize = 8192;
+/// Bytes of stack a template is compiled on; only what is used is ever taken.
+const STACK: usize = 256 << 20;
 /// The name templates are registered under.
 const NAME: &str = "chat";
 
@@ -39,13 +47,13 @@ impl ChatTemplate {
     pub fn open(dir: &Path) -> Result<Option<ChatTemplate>, Error> {
         let config_path = dir.join("tokenizer_config.json");
         let config_file = config_path.display().to_string();
-        let config = match read_text(&config_path)? {
+        let config = match read_text(&config_path, MAX_TEXT)? {
             Some(text) => object(&config_file, &text)?,
             None => Map::new(),
         };
         let tokens = special_tokens(&config);
         let path = dir.join("chat_template.jinja");
-        if let Some(bytes) = read_text(&path)? {
+        if let Some(bytes) = read_text(&path, MAX_TEXT)? {
             let file = path.display().to_string();
             let source = String::from_utf8(bytes).map_err(|e| Error::Template {
                 file: file.clone(),
@@ -71,14 +79,14 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| fail(&e))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::format);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", python::string);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| time::strftime(SystemTime::now(), &format));
-        environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(|e| fail(&e))?;
+        compile(&mut environment, file, &source)?;
         Ok(ChatTemplate { environment, tokens, file: file.to_owned(), source })
     }
 
@@ -119,6 +127,28 @@ impl ChatTemplate {
     }
 }
 
+/// Compiles a template on a thread with a stack for the deepest nesting that its length allows: the compiler calls
+/// itself for every `not` and `-` of a row, and a stack that overflows is no error but the end of the process.
+fn compile(environment: &mut Environment<'static>, file: &str, source: &str) -> Result<(), Error> {
+    let refuse = |reason: String| Error::Template { file: file.to_owned(), line: String::new(), reason };
+    if source.len() > MAX_TEMPLATE {
+        return Err(refuse(format!("{} bytes: expected at most {MAX_TEMPLATE}", source.len())));
+    }
+    let signs = source.bytes().filter(|b| b"~+-*/%".contains(b)).count();
+    if signs > MAX_SIGNS {
+        return Err(refuse(format!("{signs} signs of ~ + - * / %: expected at most {MAX_SIGNS}")));
+    }
+    let text = without_generation_tags(source);
+    let compiled = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let compiler = thread.spawn_scoped(scope, || environment.add_template_owned(NAME, text))?;
+        Ok(compiler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    compiled
+        .map_err(|e: std::io::Error| refuse(format!("no thread to compile it on: {e}")))?
+        .map_err(|e| failure(file, &e))
+}
+
 /// The template inside tokenizer_config.json.
 fn embedded(keys: &Keys<'_>) -> Result<Option<String>, Error> {
     const EXPECTED: &str = "a template, or a list of {\"name\", \"template\"} with one named \"default\"";
@@ -153,9 +183,9 @@ fn failure(file: &str, e: &minijinja::Error) -> Error {
         (kind, None) => kind.to_string(),
     };
     Error::Template {
+        reason: line(&reason),
         file: file.to_owned(),
         line: e.line().map(|n| format!(" line {n}")).unwrap_or_default(),
-        reason,
     }
 }
 
@@ -164,7 +194,12 @@ fn raise_exception(message: String) -> Result<String, minijinja::Error> {
 }
 
 /// transformers' `tojson`: `json.dumps` with its separators, without HTML escapes.
-fn tojson(value: &Jinja, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<String, minijinja::Error> {
+fn tojson(
+    state: &mut State<'_, '_>,
+    value: &Jinja,
+    ensure_ascii: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, minijinja::Error> {
     let style = python::Style {
         ensure_ascii: match kwargs.get::<Option<bool>>("ensure_ascii")? {
             Some(yes) => yes,
@@ -175,7 +210,7 @@ fn tojson(value: &Jinja, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<S
         sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
-    python::dumps(value, &style)
+    python::dumps(value, &style, state)
 }
 
 /// `{% generation %}` marks replies for training; for rendering it is a block that is always
@@ -184,7 +219,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
-        let Some(len) = rest[open..].find("%}") else { break };
+        let Some(inside) = rest[open + 2..].find("%}") else { break };
+        let len = inside + 2;
         let (before, tag) = (&rest[..open], &rest[open..open + len + 2]);
         let inner = tag[2..len].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         out.push_str(before);

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::expected::{Expected, expected, other_tower};
-use crate::keys::read_text;
+use crate::keys::{MAX_TEXT, read_text};
 use crate::shards::{Located, Shards};
 use crate::tensor::{Dtype, Tensor};
 use crate::{Error, digest, refuse};
@@ -75,14 +75,20 @@ impl Checkpoint {
     /// Reads a tensor of the text model; `name` is without prefix, e.g. `layers.0.linear_attn.A_log`.
     ///
     /// # Errors
-    /// When there is no such tensor, or its bytes cannot be read.
+    /// When there is no such tensor, no memory for it, or its bytes cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let weight = self.tensors.get(name).ok_or_else(|| Error::NoSuchTensor {
             dir: self.dir.display().to_string(),
             tensor: name.to_owned(),
         })?;
         let entry = &weight.located.entry;
-        let mut bytes = vec![0; entry.bytes as usize];
+        let mut bytes = Vec::new();
+        let room = usize::try_from(entry.bytes).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok());
+        let Some(room) = room else {
+            let file = self.shards.files[weight.located.shard].path.clone();
+            return Err(Error::Memory { file, tensor: entry.name.clone(), bytes: entry.bytes });
+        };
+        bytes.resize(room, 0);
         self.read(&weight.located, 0, &mut bytes)?;
         Ok(Tensor { name: name.to_owned(), dtype: weight.dtype, shape: entry.shape.clone(), bytes })
     }
@@ -284,12 +290,12 @@ fn entries(dir: &Path) -> Result<Vec<String>, Error> {
 fn read_config(dir: &Path) -> Result<Config, Error> {
     let path = |name: &str| dir.join(name);
     let (config, generation) = (path("config.json"), path("generation_config.json"));
-    let text = read_text(&config)?.ok_or_else(|| Error::MissingFile {
+    let text = read_text(&config, MAX_TEXT)?.ok_or_else(|| Error::MissingFile {
         dir: dir.display().to_string(),
         file: "config.json".to_owned(),
         why: "it says what shape the model has".to_owned(),
     })?;
-    let generated = read_text(&generation)?;
+    let generated = read_text(&generation, MAX_TEXT)?;
     let (config, generation) = (config.display().to_string(), generation.display().to_string());
     Config::parse((&config, &text), generated.as_deref().map(|text| (generation.as_str(), text)))
 }

@@ -216,11 +216,12 @@ fn layer_types(t: &Keys<'_>, layers: usize) -> Result<Vec<LayerType>, Error> {
 
 fn rms_norm_eps(t: &Keys<'_>) -> Result<f32, Error> {
     const EXPECTED: &str = "a number above 0 and below 1";
-    let eps = t.number("rms_norm_eps")?.ok_or_else(|| t.missing("rms_norm_eps", EXPECTED))?;
+    let value = t.get("rms_norm_eps").ok_or_else(|| t.missing("rms_norm_eps", EXPECTED))?;
+    let eps = t.number("rms_norm_eps")?.unwrap_or_default();
     // Compared as f32, as the engine uses it: 1e-60 would be 0.
     match eps as f32 {
         eps if eps > 0.0 && eps < 1.0 => Ok(eps),
-        _ => Err(t.wrong("rms_norm_eps", eps, EXPECTED)),
+        _ => Err(t.bad("rms_norm_eps", value, EXPECTED)),
     }
 }
 

@@ -219,6 +219,16 @@ pub enum Error {
         /// name without prefix
         tensor: String,
     },
+    /// a tensor does not fit into memory
+    #[error("{file}: no memory for the {bytes} bytes of tensor {tensor}")]
+    Memory {
+        /// path of the file
+        file: String,
+        /// its full name
+        tensor: String,
+        /// what it takes
+        bytes: u64,
+    },
     /// a file changed after it was opened
     #[error("{file}: {found} bytes now, {expected} when it was opened: the file changed meanwhile")]
     Changed {

@@ -1,13 +1,18 @@
 //! Typed access to the keys of a JSON object; every error names file, key, what stands there and what should.
 
 use crate::Error;
+use crate::json::{line, reason, short, strict};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Text files of a checkpoint are far smaller than this.
-pub(crate) const MAX_TEXT: u64 = 256 << 20;
+/// Largest config or template, in bytes. Parsed, a hostile one takes some fifty times its size.
+pub(crate) const MAX_TEXT: u64 = 4 << 20;
+/// Largest index, in bytes; that of the largest published checkpoint has nine million.
+pub(crate) const MAX_INDEX: u64 = 32 << 20;
+/// Largest tokenizer.json, in bytes; one with a quarter million tokens has thirty million.
+pub(crate) const MAX_TOKENIZER: u64 = 64 << 20;
 
 /// An object of a JSON file, and how its keys are called in errors.
 #[derive(Clone, Copy)]
@@ -100,26 +105,18 @@ impl<'a> Keys<'a> {
 
     /// The error for a sound checkpoint of another kind.
     pub fn unsupported(&self, what: impl ToString, needed: &str) -> Error {
-        Error::Unsupported { file: self.file.to_owned(), what: what.to_string(), needed: needed.to_owned() }
+        let what = line(&what.to_string());
+        Error::Unsupported { file: self.file.to_owned(), what, needed: needed.to_owned() }
     }
-}
-
-/// At most 80 characters of a value, for messages.
-pub(crate) fn short(text: &str) -> String {
-    let mut out: String = text.chars().take(80).collect();
-    if out.len() < text.len() {
-        out.push('…');
-    }
-    out
 }
 
 /// Parses a JSON file that must hold an object.
 pub(crate) fn object(file: &str, text: &[u8]) -> Result<Map<String, Value>, Error> {
-    let json = |reason: String| Error::Json { file: file.to_owned(), reason };
-    match serde_json::from_slice::<Value>(text) {
+    let json = |reason| Error::Json { file: file.to_owned(), reason };
+    match strict(text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(json(format!("expected an object, found {}", short(&other.to_string())))),
-        Err(e) => Err(json(e.to_string())),
+        Err(e) => Err(json(reason(&e))),
     }
 }
 
@@ -139,10 +136,10 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, u64), Error> {
     Ok((handle, bytes))
 }
 
-/// The content of a text file of the checkpoint, or `None` when there is no such file.
-pub(crate) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+/// The content of a text file of at most `limit` bytes, or `None` when there is no such file.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let io = |error| Error::Io { file: path.display().to_string(), error };
-    let (mut file, bytes) = match open_file(path) {
+    let (file, bytes) = match open_file(path) {
         Ok(opened) => opened,
         Err(Error::Io { error, .. })
             if error.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err() =>
@@ -151,10 +148,13 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         }
         Err(e) => return Err(e),
     };
-    if bytes > MAX_TEXT {
-        return Err(Error::FileTooLarge { file: path.display().to_string(), bytes, limit: MAX_TEXT });
-    }
     let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(io)?;
-    Ok(Some(text))
+    if bytes <= limit {
+        // What grows meanwhile is cut off too.
+        file.take(limit + 1).read_to_end(&mut text).map_err(io)?;
+    }
+    match bytes.max(text.len() as u64) {
+        bytes if bytes > limit => Err(Error::FileTooLarge { file: path.display().to_string(), bytes, limit }),
+        _ => Ok(Some(text)),
+    }
 }

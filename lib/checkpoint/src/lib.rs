@@ -26,6 +26,7 @@ mod error;
 mod expected;
 pub use expected::expected_shapes;
 mod header;
+mod json;
 mod keys;
 pub mod plan;
 pub mod record;

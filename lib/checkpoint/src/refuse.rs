@@ -1,7 +1,8 @@
 //! Kinds of checkpoint this build does not run, each refused by name with what running it would need.
 
 use crate::Error;
-use crate::keys::{Keys, short};
+use crate::json::{line, short};
+use crate::keys::{Keys, MAX_TEXT};
 use serde_json::Value;
 use std::path::Path;
 
@@ -37,7 +38,7 @@ pub(crate) fn kind(root: &Keys<'_>, t: &Keys<'_>) -> Result<(String, String), Er
         return Err(root.unsupported(format!("architecture {architecture}"), &needed));
     }
     if !MODEL_TYPES.contains(&inner) {
-        return Err(t.wrong("model_type", format!("{inner:?}"), "\"qwen3_5_text\""));
+        return Err(t.wrong("model_type", format!("{:?}", short(inner)), "\"qwen3_5_text\""));
     }
     Ok((architecture.to_owned(), inner.to_owned()))
 }
@@ -110,7 +111,7 @@ pub(crate) fn quantised(file: &str, q: &serde_json::Map<String, Value>) -> Error
     };
     Error::Unsupported {
         file: file.to_owned(),
-        what: format!("quantisation {name}"),
+        what: line(&format!("quantisation {name}")),
         needed: "it needs the dequantisation of its packed weights and scales; use the bf16 checkpoint"
             .to_owned(),
     }
@@ -125,6 +126,13 @@ pub(crate) fn directory(dir: &Path, names: &[String]) -> Result<(), Error> {
             needed: needed.to_owned(),
         })
     };
+    if let Some(name) = names.iter().find(|n| n.chars().any(char::is_control)) {
+        return Err(Error::Unsupported {
+            file: dir.display().to_string(),
+            what: line(&format!("a name with control characters, {name:?},")),
+            needed: "rename the file, or remove it".to_owned(),
+        });
+    }
     let find = |ends: &[&str]| names.iter().find(|n| ends.iter().any(|e| n.ends_with(e)));
     if names.iter().any(|n| n == "adapter_config.json") {
         let needed = "merge it into its base model first (merge_and_unload, save_pretrained)";
@@ -132,7 +140,7 @@ pub(crate) fn directory(dir: &Path, names: &[String]) -> Result<(), Error> {
     }
     if let Some(n) = names.iter().find(|n| *n == "hf_quant_config.json" || *n == "quantize_config.json") {
         let path = dir.join(n);
-        let q = match crate::keys::read_text(&path)? {
+        let q = match crate::keys::read_text(&path, MAX_TEXT)? {
             Some(text) => crate::keys::object(&path.display().to_string(), &text)?,
             None => serde_json::Map::new(),
         };

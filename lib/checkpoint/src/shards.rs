@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::header::{self, Entry};
-use crate::keys::{open_file, read_text};
+use crate::json::reason;
+use crate::keys::{MAX_INDEX, open_file, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
@@ -98,11 +99,11 @@ struct Index {
 impl Index {
     fn read(dir: &Path) -> Result<Option<Index>, Error> {
         let path = dir.join(INDEX);
-        let Some(text) = read_text(&path)? else { return Ok(None) };
+        let Some(text) = read_text(&path, MAX_INDEX)? else { return Ok(None) };
         let path = path.display().to_string();
         match header::string_map(&text, "weight_map") {
             Ok(pairs) => Ok(Some(Index { path, map: pairs.into_iter().collect() })),
-            Err(e) => Err(Error::Json { file: path, reason: e.to_string() }),
+            Err(e) => Err(Error::Json { file: path, reason: reason(&e) }),
         }
     }
 

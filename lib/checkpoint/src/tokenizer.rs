@@ -1,6 +1,7 @@
 //! tokenizer.json: text to token ids and back, whole or as a stream.
 
-use crate::keys::read_text;
+use crate::json::{self, line, reason, short};
+use crate::keys::{MAX_TOKENIZER, read_text};
 use crate::{Config, Error};
 use std::path::Path;
 
@@ -25,12 +26,16 @@ impl Tokenizer {
     /// When the file is there and cannot be used.
     pub fn open(dir: &Path) -> Result<Option<Tokenizer>, Error> {
         let path = dir.join("tokenizer.json");
-        let Some(text) = read_text(&path)? else { return Ok(None) };
+        let Some(text) = read_text(&path, MAX_TOKENIZER)? else { return Ok(None) };
         let file = path.display().to_string();
-        let fail = |e: tokenizers::Error| Error::Tokenizer { file: file.clone(), reason: e.to_string() };
+        let fail =
+            |e: tokenizers::Error| Error::Tokenizer { file: file.clone(), reason: line(&e.to_string()) };
+        // The library panics on some texts that are no JSON.
+        json::check(&text).map_err(|e| Error::Json { file: file.clone(), reason: reason(&e) })?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(fail)?;
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
+        check_added(&inner, &text).map_err(fail)?;
         let largest = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
         let Some(largest) = largest else {
             return Err(Error::Tokenizer { file, reason: "it has no tokens".to_owned() });
@@ -88,8 +93,36 @@ impl Tokenizer {
     }
 
     fn error(&self, e: &tokenizers::Error) -> Error {
-        Error::Tokenizer { file: self.file.clone(), reason: e.to_string() }
+        Error::Tokenizer { file: self.file.clone(), reason: line(&e.to_string()) }
     }
+}
+
+/// The library numbers added tokens anew where the file's own number is not the next one; that would be another
+/// vocabulary than the model was trained on.
+fn check_added(tokenizer: &tokenizers::Tokenizer, text: &[u8]) -> Result<(), tokenizers::Error> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let file: File = serde_json::from_slice(text)?;
+    for Added { id, content } in file.added_tokens {
+        let found = tokenizer.token_to_id(&content);
+        if found != Some(id) {
+            let found = found.map_or("no id".to_owned(), |n| format!("id {n}"));
+            let content = short(&content);
+            let reason = format!(
+                "added token {content:?} is said to have id {id}: its place in the vocabulary gives it {found}"
+            );
+            return Err(reason.into());
+        }
+    }
+    Ok(())
 }
 
 /// Text of a growing list of token ids. What it yields, put together, is what [`Tokenizer::decode`] makes of

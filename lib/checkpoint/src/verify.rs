@@ -1,6 +1,6 @@
 //! A checkpoint against the `model` record of an earlier one: every difference, by name.
 
-use crate::keys::short;
+use crate::json::short;
 use crate::{Error, digest};
 use cute_records::{FileDigest, Ledger, Model, ReadError, Reader, Record};
 use serde_json::Value;

@@ -65,6 +65,11 @@ impl Config {
             .or_insert(Setting { value, origin: Origin::Derived });
     }
 
+    /// Leaves out what changes nothing of the work and of what is written.
+    pub fn forget(&mut self, name: &str) {
+        self.settings.remove(name);
+    }
+
     /// Sets a value that was computed from others.
     pub fn derive(&mut self, name: &str, value: impl Into<Value>) {
         self.settings.insert(name.to_owned(), Setting { value: value.into(), origin: Origin::Derived });

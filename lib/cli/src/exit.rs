@@ -13,6 +13,10 @@ pub enum Exit {
     Trouble = 2,
     /// the evidence is missing, cut off or empty: no judgment
     Inconclusive = 3,
+    /// Ctrl-C: 128 and the number of SIGINT, as shells say it
+    Interrupted = 130,
+    /// SIGTERM: 128 and its number
+    Terminated = 143,
 }
 
 impl From<Exit> for ExitCode {

@@ -1,9 +1,10 @@
 //! Standard streams and files as records, and progress for people.
 
+use crate::closed;
 use anyhow::Context;
 use cute_records::{Reader, Writer};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
 
 /// stdout as a record writer.
@@ -13,11 +14,23 @@ pub fn stdout() -> Writer<'static> {
 
 /// stdin as record lines; `None` when stdin is a terminal, where waiting would look like hanging.
 pub fn stdin_records() -> Option<Reader<Box<dyn BufRead + Send>>> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        return None;
+    if io::stdin().is_terminal() { None } else { Some(Reader::new("stdin", stdin())) }
+}
+
+/// stdin as bytes. A stdin that was closed is an error when it is read, not an empty input.
+pub fn stdin() -> Box<dyn BufRead + Send> {
+    if closed::stdin() {
+        return Box::new(BufReader::new(Closed));
     }
-    Some(Reader::new("stdin", Box::new(BufReader::with_capacity(1 << 16, stdin))))
+    Box::new(BufReader::with_capacity(1 << 16, io::stdin()))
+}
+
+struct Closed;
+
+impl Read for Closed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::new(io::ErrorKind::NotConnected, "it is closed"))
+    }
 }
 
 /// Opens a file, or stdin for `-`.
@@ -26,7 +39,7 @@ pub fn stdin_records() -> Option<Reader<Box<dyn BufRead + Send>>> {
 /// When the file cannot be opened, naming it.
 pub fn open(path: &Path) -> anyhow::Result<Reader<Box<dyn BufRead + Send>>> {
     if path == Path::new("-") {
-        return Ok(Reader::new("stdin", Box::new(BufReader::new(io::stdin()))));
+        return Ok(Reader::new("stdin", stdin()));
     }
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(Reader::new(&path.display().to_string(), Box::new(BufReader::with_capacity(1 << 16, file))))

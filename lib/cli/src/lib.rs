@@ -1,16 +1,19 @@
 //! What all five tools share: arguments whose values know where they came from, exit codes, `--schema`,
-//! `--man` and `--completions`, and the one place that knows about broken pipes.
+//! `--man` and `--completions`, and the one place that knows about broken pipes, closed streams and signals.
 //!
 //! A tool's `main` is [`run`] with a body. The body gets its parsed arguments and the resolved
 //! configuration; what it returns is the exit code. stdout is records only, stderr is for people.
 
+mod closed;
 mod config;
 mod exit;
 mod io;
+mod stop;
 
 pub use config::Config;
 pub use exit::Exit;
-pub use io::{open, progress, progress_bytes, stdin_records, stdout};
+pub use io::{open, progress, progress_bytes, stdin, stdin_records, stdout};
+pub use stop::Stop;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -20,35 +23,49 @@ use std::process::ExitCode;
 
 /// Runs a tool: parses its arguments, answers `--schema`, `--man` and `--completions`, else calls `body`.
 ///
-/// Errors are printed as `tool: message` and exit 2. A closed stdout ends the tool quietly with exit 0,
-/// as a filter should; a judge fixes its exit code before it writes (see `cute-verdict`).
+/// Errors are printed as `tool: message` and exit 2, a stdout that is closed or cannot be written to among them. A reader
+/// of stdout that goes away ends the tool quietly with exit 0, as a filter should; a judge fixes its exit code before it
+/// writes (see `cute-verdict`).
 pub fn run<A: CommandFactory + FromArgMatches>(
     body: impl FnOnce(A, Config) -> anyhow::Result<Exit>,
 ) -> ExitCode {
     let command = with_extras(A::command());
-    let name = command.get_name().to_owned();
-    let matches = match command.clone().try_get_matches() {
-        Ok(matches) => matches,
-        Err(e) => {
-            let code = if e.use_stderr() { Exit::Trouble } else { Exit::Pass };
-            let _ = e.print();
-            return code.into();
-        }
-    };
-    let done = match extras(&command, &matches) {
-        Some(result) => result.map(|()| Exit::Pass),
-        None => A::from_arg_matches(&matches)
-            .context("reading the arguments")
-            .and_then(|args| body(args, Config::from_matches(&command, &matches))),
+    let done = if closed::stdout() {
+        Err(anyhow::anyhow!("stdout is closed: what is written there would be lost"))
+    } else {
+        answer(&command, body)
     };
     match done {
         Ok(exit) => exit.into(),
         Err(e) if is_broken_pipe(&e) => Exit::Pass.into(),
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "{name}: {e:#}");
+            let _ = writeln!(std::io::stderr(), "{}: {e:#}", command.get_name());
             Exit::Trouble.into()
         }
     }
+}
+
+fn answer<A: CommandFactory + FromArgMatches>(
+    command: &Command,
+    body: impl FnOnce(A, Config) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
+    let matches = match command.clone().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) if e.use_stderr() => {
+            let _ = e.print();
+            return Ok(Exit::Trouble);
+        }
+        Err(help) => {
+            help.print().and_then(|()| std::io::stdout().flush()).context("cannot write to stdout")?;
+            return Ok(Exit::Pass);
+        }
+    };
+    if let Some(result) = extras(command, &matches) {
+        result.and_then(|()| Ok(std::io::stdout().flush()?)).context("cannot write to stdout")?;
+        return Ok(Exit::Pass);
+    }
+    let args = A::from_arg_matches(&matches).context("reading the arguments")?;
+    body(args, Config::from_matches(command, &matches))
 }
 
 /// True when an error says that the reader of our output has gone away.
@@ -62,7 +79,7 @@ pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass or done, 1 gate failed or expectation violated, 2 trouble (usage, bad input, \
-                          I/O, device), 3 inconclusive.";
+                          I/O, device), 3 inconclusive; 130 and 143 after Ctrl-C and SIGTERM.";
 
 fn with_extras(command: Command) -> Command {
     let examples = command.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();

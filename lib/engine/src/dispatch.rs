@@ -94,6 +94,7 @@ pub struct Dispatcher<B: Backend> {
     cap_tokens: usize,
     resident_cap: usize,
     coop_launch_fails: bool,
+    absent: usize,
     seen: BTreeSet<(usize, Path, Path, &'static str)>,
     log: LogSink,
 }
@@ -128,6 +129,7 @@ impl<B: Backend> Dispatcher<B> {
             workspaces,
             cap_tokens: rows,
             coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
+            absent: 0,
             seen: BTreeSet::new(),
             log,
         })
@@ -149,25 +151,38 @@ impl<B: Backend> Dispatcher<B> {
     pub fn regions(&self) -> impl Iterator<Item = (usize, &Regions)> {
         self.workspaces.iter().map(|(layer, ws)| (*layer, &ws.regions)).filter(|(_, r)| r.launches > 0)
     }
+    /// Takes the phases of a layer's last cooperative launch from the device, when they are wanted.
+    pub(crate) fn read_regions(&mut self, backend: &B, layer: usize) -> Result<(), Error> {
+        match self.workspaces.get_mut(&layer) {
+            Some(ws) if ws.regions.on => backend.read_regions(layer, &mut ws.regions),
+            _ => Ok(()),
+        }
+    }
     /// The fault that makes every cooperative launch fail is on.
     pub(crate) fn coop_launch_fails(&self) -> bool {
         self.coop_launch_fails
+    }
+
+    /// So many sequences of the coming steps are not computed, and yet count when a path is chosen.
+    pub(crate) fn set_absent(&mut self, sequences: usize) {
+        self.absent = sequences;
     }
 
     /// Whether gated-delta-net layers run as one cooperative launch in this step.
     pub(crate) fn coop_gdn(&self, backend: &B, batch: &Batch) -> bool {
         self.knobs.coop_gdn
             && batch.kind == BatchKind::Decode
-            && backend.coop_blocks(batch.segments.len()) <= self.resident_cap
+            && backend.coop_blocks(batch.segments.len() + self.absent) <= self.resident_cap
     }
 
     /// Applies the rule to a layer and a batch.
     pub(crate) fn decide(&self, backend: &B, layer: usize, batch: &Batch) -> Decision {
+        let num_seqs = batch.segments.len() + self.absent;
         let situation = Situation {
             is_decode_only: batch.kind == BatchKind::Decode,
             layer_allowed: self.knobs.allows(layer),
-            num_seqs: batch.segments.len(),
-            blocks: backend.coop_blocks(batch.segments.len()),
+            num_seqs,
+            blocks: backend.coop_blocks(num_seqs),
             cap_tokens: self.cap_tokens,
             resident_cap: self.resident_cap,
         };
@@ -209,7 +224,7 @@ impl<B: Backend> Dispatcher<B> {
              use_beta_coop={} use_beta_lite={} path={} outcome={outcome} reason={} wo_split={}",
             python(self.knobs.fusion),
             python(decision.path != Path::Paged),
-            batch.segments.len(),
+            batch.segments.len() + self.absent,
             self.resident_cap,
             python(decision.path == Path::Coop),
             python(decision.path == Path::Lite),

@@ -1,5 +1,9 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
+mod replay;
+
+pub use replay::Known;
+
 use crate::Error;
 use crate::backend::{Backend, Regions};
 use crate::batch::{Batch, BatchKind};
@@ -7,6 +11,7 @@ use crate::config::EngineConfig;
 use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
 use crate::model::{Model, Scratch, Top};
+use crate::pool::Entries as _;
 use crate::sampler::{self, Stream};
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
@@ -41,8 +46,12 @@ pub struct Totals {
     pub steps: u64,
     /// decode steps
     pub decode_steps: u64,
-    /// requests admitted
+    /// admissions, those after a preemption included
     pub admissions: u64,
+    /// requests cancelled
+    pub cancelled: u64,
+    /// sequences preempted
+    pub preempted: u64,
     /// proving that acquired slots are zero
     pub zero_check: Duration,
     /// slots acquired that had been used before
@@ -64,12 +73,25 @@ pub struct Engine<B: Backend> {
     totals: Totals,
 }
 
-/// What accumulates beside a sequence.
+/// What accumulates beside a sequence, over its preemptions.
 struct Track {
     fingerprint: Hasher,
     stream: Stream,
     logprobs: Vec<Vec<TokenLogprob>>,
     decode: Duration,
+    admitted: Instant,
+}
+
+impl Track {
+    fn new(seed: u64) -> Self {
+        Track {
+            fingerprint: Hasher::new(),
+            stream: Stream::new(seed),
+            logprobs: Vec::new(),
+            decode: Duration::ZERO,
+            admitted: Instant::now(),
+        }
+    }
 }
 
 impl<B: Backend> Engine<B> {
@@ -175,12 +197,36 @@ impl<B: Backend> Engine<B> {
         self.scheduler.add(request)
     }
 
+    /// Cancels a request, waiting or running: what it held is free at once, and it ends with what it had generated.
+    /// Returns false when there is no such request.
+    ///
+    /// # Errors
+    /// When an ownership invariant is broken: the engine is of no further use then.
+    pub fn cancel(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
+        let Some(s) = self.scheduler.cancel(ordinal)? else { return Ok(false) };
+        self.totals.cancelled += 1;
+        self.end(s, FinishReason::Cancelled, None, emit)?;
+        Ok(true)
+    }
+
+    /// Preempts a running sequence: what it held is free at once, and it waits to be computed again from its first
+    /// token. Returns false when it does not run.
+    ///
+    /// # Errors
+    /// When an ownership invariant is broken: the engine is of no further use then.
+    pub fn preempt(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
+        let Some(ran) = self.scheduler.preempt(ordinal)? else { return Ok(false) };
+        self.totals.preempted += 1;
+        emit(Event::State(slot_event("release", &ran, &self.scheduler)));
+        Ok(true)
+    }
+
     /// One step. Returns false when there was nothing to do.
     ///
     /// # Errors
     /// When the device fails or an ownership invariant is broken: the engine is of no further use then.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        while let Some(index) = self.scheduler.admit() {
+        while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
         }
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
@@ -217,15 +263,8 @@ impl<B: Backend> Engine<B> {
         let zero = self.backend.slot_is_zero(&self.cache, s.slot)?;
         self.totals.zero_check += start.elapsed();
         let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
-        self.tracks.insert(
-            s.request.ordinal,
-            Track {
-                fingerprint: Hasher::new(),
-                stream: Stream::new(s.request.params.seed),
-                logprobs: Vec::new(),
-                decode: Duration::ZERO,
-            },
-        );
+        let seed = s.request.params.seed;
+        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(seed));
         emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
         Ok(())
     }
@@ -331,35 +370,43 @@ impl<B: Backend> Engine<B> {
     fn finish(
         &mut self,
         index: usize,
-        finish_reason: FinishReason,
+        reason: FinishReason,
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         let s = self.scheduler.finish(index)?;
-        if cfg!(debug_assertions) {
-            self.scheduler.slots.check()?;
-            self.scheduler.pages.check()?;
+        self.end(s, reason, error, emit)
+    }
+
+    /// Reports a sequence that is in no queue any more.
+    fn end(
+        &mut self,
+        s: Sequence,
+        finish_reason: FinishReason,
+        error: Option<String>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        if s.slot != 0 {
+            emit(Event::State(slot_event("release", &s, &self.scheduler)));
         }
-        emit(Event::State(slot_event("release", &s, &self.scheduler)));
-        let track = self.tracks.remove(&s.request.ordinal);
-        let (fingerprint, logprobs, decode) =
-            track.map_or_else(Default::default, |t| (t.fingerprint.hex(), t.logprobs, t.decode));
         let text = match &self.tokenizer {
             Some(t) => Some(reply(t, &s)?),
             None => None,
         };
+        let track = self.tracks.remove(&s.request.ordinal).unwrap_or_else(|| Track::new(0));
         emit(Event::Finished(Box::new(Output {
             token_ids: s.generated,
             text,
             finish_reason,
             error,
-            fingerprint,
-            logprobs,
+            fingerprint: track.fingerprint.hex(),
+            logprobs: track.logprobs,
             slot: s.slot,
             epoch: s.epoch,
             pages: s.pages,
-            wall: s.admitted.elapsed(),
-            decode,
+            preempted: s.preempted,
+            wall: track.admitted.elapsed(),
+            decode: track.decode,
             request: s.request,
         })));
         Ok(())

@@ -6,7 +6,7 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | [`engine`] | the step loop: schedule, forward, sample, append |
+//! | [`engine`] | the step loop: schedule, forward, sample, append; replaying it for a resumed run |
 //! | [`config`] | how an engine is set up, checked |
 //! | [`scheduler`] | waiting and running queues to batches; no device, no floats |
 //! | [`pool`] | slots and pages: FIFO, owner, epoch |
@@ -33,7 +33,7 @@ pub mod scheduler;
 pub mod sequence;
 
 pub use config::EngineConfig;
-pub use engine::{Engine, Event};
+pub use engine::{Engine, Event, Known};
 pub use error::Error;
 pub use fault::Fault;
 pub use knobs::Knobs;

@@ -1,15 +1,18 @@
-//! Waiting and running queues to batches. No device, no floats, no clock but the admission time.
+//! Waiting and running queues to batches. No device, no floats, no clock.
 //!
-//! Admission reserves the pages a request can need at most, so a running sequence is never preempted and its
-//! bits never depend on pressure; pages are taken from the pool only when a position needs them. A step is
-//! either prefill or decode, alternating while both wait.
+//! Admission reserves the pages a request can need at most, so no running sequence is ever preempted for want of
+//! pages and its bits never depend on pressure; pages are taken from the pool only when a position needs them. A
+//! step is either prefill or decode, alternating while both wait.
+//!
+//! The waiting queue is in order of arrival and nobody overtakes its head. A sequence preempted on request gives
+//! back all it holds and waits in its old place; recurrent state cannot be rolled back, so it is prefilled again
+//! from its first token, with what it had generated behind its prompt.
 
 use crate::Error;
 use crate::batch::{Batch, BatchKind, Segment};
-use crate::pool::Pool;
+use crate::pool::{Entries, Pool};
 use crate::sequence::{Request, Sequence};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 /// Limits of the scheduler.
 #[derive(Clone, Copy, Debug)]
@@ -26,37 +29,46 @@ pub struct Limits {
 
 /// The queues and pools.
 #[derive(Debug)]
-pub struct Scheduler {
+pub struct Scheduler<P = Pool> {
     limits: Limits,
-    waiting: VecDeque<Request>,
-    /// admitted sequences, oldest first
+    waiting: VecDeque<Sequence>,
+    /// admitted sequences, in order of admission
     pub running: Vec<Sequence>,
     /// recurrent slots
-    pub slots: Pool,
+    pub slots: P,
     /// KV pages
-    pub pages: Pool,
+    pub pages: P,
     reserved: usize,
     last: BatchKind,
+    latest: Option<u64>,
 }
 
 impl Scheduler {
     /// Empty queues over full pools.
     pub fn new(limits: Limits, num_slots: usize, num_pages: usize) -> Self {
+        Scheduler::over(limits, Pool::new("slot", num_slots), Pool::new("page", num_pages))
+    }
+}
+
+impl<P: Entries> Scheduler<P> {
+    /// Empty queues over these pools.
+    pub fn over(limits: Limits, slots: P, pages: P) -> Self {
         Scheduler {
             limits,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            slots: Pool::new("slot", num_slots),
-            pages: Pool::new("page", num_pages),
+            slots,
+            pages,
             reserved: 0,
             last: BatchKind::Decode,
+            latest: None,
         }
     }
 
     /// Queues a request.
     ///
     /// # Errors
-    /// [`Error::Request`] when it could never be served; the queues are untouched.
+    /// [`Error::Request`] when it could never be served, or its ordinal is not a new one; the queues are untouched.
     pub fn add(&mut self, request: Request) -> Result<(), Error> {
         let refuse = |message: String| Err(Error::Request { id: request.id.clone(), message });
         let prompt = request.prompt.len();
@@ -76,7 +88,15 @@ impl Scheduler {
                 self.pages.capacity()
             ));
         }
-        self.waiting.push_back(request);
+        if self.slots.capacity() == 0 {
+            return refuse("it needs a recurrent slot, the pool has 0".into());
+        }
+        if let Some(latest) = self.latest.filter(|latest| request.ordinal <= *latest) {
+            let ordinal = request.ordinal;
+            return refuse(format!("its ordinal is {ordinal}: expected more than {latest}, the one before"));
+        }
+        self.latest = Some(request.ordinal);
+        self.waiting.push_back(Sequence::new(request));
         Ok(())
     }
 
@@ -94,34 +114,39 @@ impl Scheduler {
         self.waiting.len()
     }
 
+    /// Ordinals of the requests waiting, the next one first.
+    pub fn queue(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter().map(|s| s.request.ordinal)
+    }
+
+    /// Pages that running sequences may come to hold.
+    pub fn reserved(&self) -> usize {
+        self.reserved
+    }
+
     /// True when nothing waits or runs.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
     /// Admits the next waiting request when a slot and its pages are there. Returns its index in `running`.
-    pub fn admit(&mut self) -> Option<usize> {
-        let need = self.pages_needed(self.waiting.front()?);
+    ///
+    /// # Errors
+    /// [`Error::Ownership`] when the pool of slots contradicts itself.
+    pub fn admit(&mut self) -> Result<Option<usize>, Error> {
+        let Some(next) = self.waiting.front() else { return Ok(None) };
+        let need = self.pages_needed(&next.request);
         if self.running.len() >= self.limits.max_num_seqs
             || self.reserved + need > self.pages.capacity()
             || self.slots.free() == 0
         {
-            return None;
+            return Ok(None);
         }
-        let request = self.waiting.pop_front()?;
-        let (slot, epoch) = self.slots.acquire(request.ordinal)?;
+        let (slot, epoch) = self.slots.acquire(next.request.ordinal)?;
+        let Some(next) = self.waiting.pop_front() else { return Ok(None) };
         self.reserved += need;
-        self.running.push(Sequence {
-            generated: Vec::new(),
-            computed: 0,
-            slot,
-            epoch,
-            pages: Vec::new(),
-            reserved_pages: need,
-            admitted: Instant::now(),
-            request,
-        });
-        Some(self.running.len() - 1)
+        self.running.push(Sequence { prefill: next.len(), slot, epoch, reserved_pages: need, ..next });
+        Ok(Some(self.running.len() - 1))
     }
 
     /// The next step, or `None` when nothing runs.
@@ -152,20 +177,11 @@ impl Scheduler {
             budget = budget.saturating_sub(len);
             let end = s.computed + len;
             while s.pages.len() * self.limits.page_size < end {
-                let (page, _) = self.pages.acquire(s.request.ordinal).ok_or_else(|| {
-                    Error::Ownership(format!(
-                        "request {}: no free KV page although one was reserved",
-                        s.request.ordinal
-                    ))
-                })?;
-                s.pages.push(page);
+                s.pages.push(self.pages.acquire(s.request.ordinal)?.0);
             }
             let row = batch.tokens.len();
-            match kind {
-                BatchKind::Prefill => batch.tokens.extend(&s.request.prompt[s.computed..end]),
-                BatchKind::Decode => batch.tokens.extend(s.generated.last()),
-            }
-            if end >= s.request.prompt.len() {
+            batch.tokens.extend(s.tokens(s.computed..end));
+            if end >= s.prefill {
                 batch.logit_rows.push(batch.tokens.len() - 1);
             }
             batch.segments.push(Segment {
@@ -195,16 +211,167 @@ impl Scheduler {
         Ok(s)
     }
 
-    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with.
+    /// Takes a request out, waiting or running, and gives back what it held. `None` when it is neither.
     ///
     /// # Errors
-    /// [`Error::Ownership`] naming the request and the slot.
+    /// [`Error::Ownership`] when it did not own what it held.
+    pub fn cancel(&mut self, ordinal: u64) -> Result<Option<Sequence>, Error> {
+        match self.index(ordinal) {
+            Some(index) => self.finish(index).map(Some),
+            None => {
+                let at = self.waiting.iter().position(|s| s.request.ordinal == ordinal);
+                Ok(at.and_then(|at| self.waiting.remove(at)))
+            }
+        }
+    }
+
+    /// Sends a running sequence back to wait, and gives back what it held. Returns it as it ran; `None` when it
+    /// does not run.
+    ///
+    /// # Errors
+    /// [`Error::Ownership`] when it did not own what it held.
+    pub fn preempt(&mut self, ordinal: u64) -> Result<Option<Sequence>, Error> {
+        let Some(index) = self.index(ordinal) else { return Ok(None) };
+        let ran = self.finish(index)?;
+        let place = self.waiting.partition_point(|s| s.request.ordinal < ordinal);
+        let (generated, preempted) = (ran.generated.clone(), ran.preempted + 1);
+        let again = Sequence { generated, preempted, ..Sequence::new(ran.request.clone()) };
+        self.waiting.insert(place, again);
+        Ok(Some(ran))
+    }
+
+    /// Where a request runs.
+    pub fn index(&self, ordinal: u64) -> Option<usize> {
+        self.running.iter().position(|s| s.request.ordinal == ordinal)
+    }
+
+    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with, and its pages.
+    ///
+    /// # Errors
+    /// [`Error::Ownership`] naming the request and the slot or page.
     pub fn verify(&self, batch: &Batch) -> Result<(), Error> {
-        batch.segments.iter().try_for_each(|s| self.slots.verify(s.slot, s.owner, s.epoch))
+        for s in &batch.segments {
+            if self.slots.entry(s.slot) != Some((Some(s.owner), s.epoch)) {
+                return Err(Error::Ownership(format!(
+                    "slot {}: used by request {} in epoch {}, but it is {:?}",
+                    s.slot,
+                    s.owner,
+                    s.epoch,
+                    self.slots.entry(s.slot)
+                )));
+            }
+            let owner = |page| self.pages.entry(page).and_then(|(owner, _)| owner);
+            if let Some(page) = s.pages.iter().find(|page| owner(**page) != Some(s.owner)) {
+                let (user, owner) = (s.owner, owner(*page));
+                return Err(Error::Ownership(format!(
+                    "page {page}: used by request {user}, owned by {owner:?}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Longest prompt plus reply of a request.
     pub fn limit(&self, sequence: &Sequence) -> usize {
         self.max_len(&sequence.request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::SamplingParams;
+
+    /// Pages of 4 tokens, two seats, sequences of up to 16 tokens.
+    fn scheduler(num_slots: usize, num_pages: usize) -> Scheduler {
+        let limits = Limits { max_num_seqs: 2, max_model_len: 16, max_num_batched_tokens: 8, page_size: 4 };
+        Scheduler::new(limits, num_slots, num_pages)
+    }
+
+    fn request(ordinal: u64, prompt: usize, max_tokens: usize) -> Request {
+        let params = SamplingParams { max_tokens, ..SamplingParams::default() };
+        Request { id: format!("r{ordinal}"), ordinal, prompt: vec![7; prompt], params }
+    }
+
+    fn admitted(s: &mut Scheduler) -> Vec<u64> {
+        while s.admit().unwrap().is_some() {}
+        s.running.iter().map(|s| s.request.ordinal).collect()
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused_with_numbers_and_the_next_is_served() {
+        let mut s = scheduler(3, 4);
+        let mut refused = |r| s.add(r).unwrap_err().to_string();
+        assert_eq!(refused(request(0, 9, 4)), "request r0: it needs up to 4 KV pages, the pool has 3");
+        assert_eq!(
+            refused(request(0, 16, 1)),
+            "request r0: 16 prompt tokens leave no room below --max-model-len 16"
+        );
+        s.add(request(0, 9, 3)).unwrap();
+        let again = s.add(request(0, 1, 1)).unwrap_err().to_string();
+        assert_eq!(again, "request r0: its ordinal is 0: expected more than 0, the one before");
+        assert_eq!(admitted(&mut s), [0]);
+        let slotless = scheduler(1, 4).add(request(0, 1, 1)).unwrap_err().to_string();
+        assert_eq!(slotless, "request r0: it needs a recurrent slot, the pool has 0");
+    }
+
+    #[test]
+    fn admission_waits_for_pages_that_others_may_still_take() {
+        let mut s = scheduler(3, 6); // five pages, one slot more than needed
+        s.add(request(0, 2, 10)).unwrap(); // up to 3 pages, today none
+        s.add(request(1, 2, 8)).unwrap(); // up to 3
+        s.add(request(2, 2, 2)).unwrap(); // 1 would fit, but nobody overtakes
+        assert_eq!((admitted(&mut s), s.reserved(), s.pages.free()), (vec![0], 3, 5));
+        s.finish(0).unwrap();
+        assert_eq!((admitted(&mut s), s.reserved()), (vec![1, 2], 4));
+    }
+
+    #[test]
+    fn admission_waits_for_a_slot() {
+        let mut s = scheduler(2, 99);
+        s.add(request(0, 1, 1)).unwrap();
+        s.add(request(1, 1, 1)).unwrap();
+        assert_eq!((admitted(&mut s), s.waiting()), (vec![0], 1));
+        s.cancel(0).unwrap().unwrap();
+        assert_eq!((admitted(&mut s), s.running[0].slot, s.running[0].epoch), (vec![1], 1, 2));
+    }
+
+    #[test]
+    fn preempted_sequences_wait_in_order_of_arrival_and_start_anew_with_their_reply() {
+        let mut s = scheduler(3, 99);
+        (0..3).for_each(|o| s.add(request(o, 3, 9)).unwrap());
+        assert_eq!(admitted(&mut s), [0, 1]);
+        s.schedule().unwrap();
+        for r in &mut s.running {
+            (r.computed, r.generated) = (3, vec![40 + r.request.ordinal as u32]);
+        }
+        assert_eq!(s.preempt(0).unwrap().unwrap().pages, [1]);
+        assert_eq!(s.preempt(1).unwrap().unwrap().pages, [2]);
+        assert!(s.preempt(1).unwrap().is_none() && s.preempt(2).unwrap().is_none());
+        assert_eq!((s.queue().collect::<Vec<_>>(), s.pages.in_use(), s.reserved()), (vec![0, 1, 2], 0, 0));
+        assert_eq!(admitted(&mut s), [0, 1]);
+        let batch = s.schedule().unwrap().unwrap();
+        assert_eq!((batch.kind, batch.tokens), (BatchKind::Prefill, vec![7, 7, 7, 40, 7, 7, 7, 41]));
+        assert_eq!(batch.logit_rows, [3, 7]);
+    }
+
+    #[test]
+    fn a_batch_on_a_slot_or_page_of_another_is_refused() {
+        let mut s = scheduler(3, 99);
+        (0..2).for_each(|o| s.add(request(o, 3, 9)).unwrap());
+        admitted(&mut s);
+        let batch = s.schedule().unwrap().unwrap();
+        s.verify(&batch).unwrap();
+        let refused = |change: &dyn Fn(&mut Segment)| {
+            let mut batch = batch.clone();
+            change(&mut batch.segments[1]);
+            s.verify(&batch).unwrap_err().to_string()
+        };
+        let slot = "slot 2: used by request 1 in epoch 9, but it is Some((Some(1), 1))";
+        assert_eq!(refused(&|g| g.epoch = 9), slot);
+        assert!(refused(&|g| g.slot = 1).contains("slot 1: used by request 1"));
+        assert!(refused(&|g| g.slot = 99).contains("but it is None"));
+        assert_eq!(refused(&|g| g.pages[0] = 1), "page 1: used by request 1, owned by Some(0)");
+        assert_eq!(refused(&|g| g.pages.push(0)), "page 0: used by request 1, owned by None");
     }
 }

@@ -2,42 +2,24 @@
 //! (`cuda:0`), else an emulated one that runs the same kernels on the host.
 
 mod common;
+#[path = "common/device.rs"]
+mod testing;
 
-use common::{Expected, Run, expected, golden_models, greedy, logits, problems, run, run_on, tiny};
+use common::{
+    Expected, Run, engine_on, expected, golden_models, greedy, logits, problems, run, run_on, tiny,
+};
 use cute_checkpoint::Checkpoint;
-use cute_engine::EngineConfig;
 use cute_engine::backend::cuda::gpu::Gpu;
-use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
+use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::knobs::PathKnob;
+use cute_engine::{EngineConfig, Request, SamplingParams};
 use std::path::PathBuf;
 use std::sync::Arc;
+use testing::{device, on_a_device};
 
 /// x is split into two bf16, which keeps 16 of its 24 bits; logits have a standard deviation of about 2.
 const TOLERANCE: f32 = 1e-3;
-
-/// The device to test, or a line that says why there is none.
-fn device() -> Option<Arc<dyn Gpu>> {
-    let gpu = match std::env::var("CUTE_TEST_DEVICE") {
-        Ok(name) => {
-            let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
-            Driver::open(ordinal).map(|d| Arc::new(d) as Arc<dyn Gpu>)
-        }
-        Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
-    };
-    match gpu {
-        Ok(gpu) => Some(gpu),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
-}
-
-/// A device is quick; emulated, a part stands for the whole.
-fn on_a_device() -> bool {
-    std::env::var("CUTE_TEST_DEVICE").is_ok()
-}
 
 /// The golden models: all of them, or three that differ most.
 fn models() -> Vec<PathBuf> {
@@ -178,7 +160,7 @@ fn the_tiny_model_answers_as_on_the_cpu() {
     let checkpoint = tiny();
     let count = if on_a_device() { 50 } else { 1 };
     let prompts = problems(&checkpoint, count);
-    let params = cute_engine::SamplingParams::default();
+    let params = SamplingParams::default();
     let ids = |run: Run| -> Vec<Vec<u32>> { run.outputs.into_iter().map(|o| o.token_ids).collect() };
     let some = |(name, _): &(String, EngineConfig)| on_a_device() || name.contains("too");
     for (name, config) in paths().into_iter().filter(some) {
@@ -195,16 +177,61 @@ fn the_tiny_model_answers_as_on_the_cpu() {
 }
 
 #[test]
-fn a_bf16_cache_agrees_with_the_cpu() {
+fn a_narrow_cache_agrees_with_the_cpu() {
     let Some(gpu) = device() else { return };
     let checkpoint = tiny();
     let prompts = problems(&checkpoint, 2);
-    let config = EngineConfig { kv_dtype: KvDtype::Bf16, ..EngineConfig::default() };
-    let params = greedy(12);
-    let here =
-        run_on(cuda(&gpu, &checkpoint, Options::default()), &checkpoint, config.clone(), &prompts, &params);
-    let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
-    for (a, b) in here.outputs.iter().zip(&there.outputs) {
-        assert_eq!(a.token_ids, b.token_ids);
+    for kv_dtype in [KvDtype::Bf16, KvDtype::Fp8E4m3] {
+        let config = EngineConfig { kv_dtype, ..EngineConfig::default() };
+        let params = SamplingParams { logprobs: 3, ..greedy(12) };
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        let here = run_on(backend, &checkpoint, config.clone(), &prompts, &params);
+        let there = run_on(Cpu::default(), &checkpoint, config, &prompts, &params);
+        for (a, b) in here.outputs.iter().zip(&there.outputs) {
+            assert_eq!(a.token_ids, b.token_ids, "{kv_dtype:?}");
+            for (x, y) in a.logprobs.iter().flatten().zip(b.logprobs.iter().flatten()) {
+                // a key that rounds the other way on one side moves a score by a step of its dtype
+                assert!((x.logprob.0 - y.logprob.0).abs() < 0.05, "{kv_dtype:?}: {x:?} {y:?}");
+            }
+        }
     }
+}
+
+#[test]
+fn phases_of_cooperative_launches_are_timed_when_asked() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let mut config = EngineConfig::default();
+    config.knobs.path = PathKnob::Coop;
+    config.knobs.region_timing = true;
+    config.knobs.wo_split = 2;
+    let backend = cuda(&gpu, &checkpoint, Options::default());
+    let (mut engine, _) = engine_on(backend, &checkpoint, config);
+    let prompt = problems(&checkpoint, 1).remove(0);
+    engine.add(Request { id: "a".into(), ordinal: 0, prompt, params: greedy(4) }).unwrap();
+    while engine.step(&mut |_| ()).unwrap() {}
+    let regions: Vec<_> = engine.regions().collect();
+    assert_eq!(regions.len(), 3, "a full-attention layer each");
+    for (layer, r) in regions {
+        assert_eq!(r.launches, 3, "layer {layer}: one a decode step");
+        for (spent, busy) in r.spent.iter().zip(r.busy) {
+            assert!(!spent.is_zero() && busy <= *spent, "layer {layer}: {r:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_steps_give_the_same_bits_twice_with_poisoned_workspaces() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let steps = if on_a_device() { 1000 } else { 12 };
+    let config = EngineConfig { max_model_len: 1200, ..paths().remove(6).1 };
+    let prompts = problems(&checkpoint, 2);
+    let run = |poison: u8| {
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        backend.poison(poison).unwrap();
+        run_on(backend, &checkpoint, config.clone(), &prompts, &greedy(steps)).fingerprints()
+    };
+    let first = run(0xff);
+    assert_eq!(run(0x7f), first);
 }

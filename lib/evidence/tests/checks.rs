@@ -186,6 +186,24 @@ fn equal_prompts_at_different_places_are_compared_by_their_digest() {
 }
 
 #[test]
+fn cancelled_and_preempted_replies_are_not_compared_and_cancelled_ones_not_graded() {
+    let graded = Completion { gold: Some("4".into()), correct: Some(true), ..reply(0, 0, "a") };
+    let cancelled = Completion {
+        finish_reason: Some(FinishReason::Cancelled),
+        gold: Some("4".into()),
+        ..reply(1, 0, "b")
+    };
+    let preempted = Completion { preempted: Some(1), ..reply(2, 0, "c") };
+    let rows: Vec<Record> = vec![graded.into(), cancelled.into(), preempted.into()];
+    let found = check(rows.clone(), &Expectations::default(), &[]);
+    let told: Vec<_> = found.iter().filter(|f| f.check == "cancelled").collect();
+    assert_eq!((told.len(), told[0].severity, told[0].ordinal), (1, Severity::Info, Some(10)));
+    let scores: Vec<_> =
+        case(rows).legs.iter().flat_map(|l| l.scores()).map(|s| (s.run, s.correct, s.n)).collect();
+    assert_eq!(scores, [(0, 1, 1), (1, 0, 0), (2, 0, 0)]);
+}
+
+#[test]
 fn a_run_that_sampled_is_not_held_to_one_fingerprint() {
     let mut sampled = Run { tool: "cute-generate".into(), ..Run::default() };
     let setting = |v: serde_json::Value| {

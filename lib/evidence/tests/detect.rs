@@ -146,6 +146,10 @@ fn empty_cut_off_and_failed_replies_have_labels_of_their_own() {
     assert_eq!(reply("", STOP).label, Label::Empty);
     assert_eq!(reply(" \n", STOP).label, Label::Empty);
     assert_eq!(reply("She then buys three more and", LENGTH).label, Label::CutOff);
+    let cancelled = Some(FinishReason::Cancelled);
+    assert_eq!(reply("She then buys three more and", cancelled).label, Label::Cancelled);
+    assert_eq!(reply("", cancelled).label, Label::Cancelled);
+    assert_eq!(reply(&"!".repeat(99), cancelled).label, Label::SingleTokenRun, "garbage by then");
     let c =
         Completion { error: Some("timed out".into()), text: Some("!".repeat(99)), ..Completion::default() };
     assert_eq!(label(&c).label, Label::ClientError);

@@ -98,7 +98,7 @@ fn extract(args: Args, config: Config) -> anyhow::Result<Exit> {
 
 fn read(path: &Path, packs: &PackSet, sink: &mut ToWriter) -> Result<Counters, logs::Error> {
     if path == Path::new("-") {
-        return logs::extract("stdin", std::io::stdin().lock(), packs, sink);
+        return logs::extract("stdin", cute_cli::stdin(), packs, sink);
     }
     let name = path.display().to_string();
     match std::fs::File::open(path) {

@@ -1,5 +1,6 @@
 //! The arguments, and the engine configuration they make.
 
+use crate::device::Choice;
 use anyhow::anyhow;
 use clap::{Parser, ValueEnum, value_parser};
 use cute_cli::Config;
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
+  cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
@@ -78,6 +81,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub logprobs: usize,
 
+    /// Where to run: auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or emulated (the CUDA kernels as host code)
+    #[arg(long, env = "CUTE_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = |s: &str| s.parse::<Choice>(), help_heading = "Engine")]
+    pub device: Choice,
     /// Sequences running at once
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Engine")]
     pub max_num_seqs: usize,
@@ -134,6 +140,16 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = "Dispatch")]
     pub resident_cap: Option<usize>,
 
+    /// Keep what is finished in this directory, so that the run can go on after it was killed
+    #[arg(long, value_name = "DIR", help_heading = "Journal")]
+    pub journal: Option<PathBuf>,
+    /// Go on with the run whose journal this is: first what it holds, then the rest
+    #[arg(long, requires = "journal", help_heading = "Journal")]
+    pub resume: bool,
+
+    #[command(flatten)]
+    pub probes: crate::probe::Options,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -149,6 +165,9 @@ pub enum KvCacheDtype {
     F32,
     /// rounded to nearest even
     Bf16,
+    /// 8 bits, without a scale: vLLM's fp8_e4m3
+    #[value(name = "fp8_e4m3")]
+    Fp8E4m3,
 }
 
 impl Args {
@@ -156,7 +175,7 @@ impl Args {
     pub fn engine_config(&self, model: &cute_checkpoint::Config) -> anyhow::Result<EngineConfig> {
         let layers =
             knobs::parse_layers(&self.phase_e_layers).map_err(|e| anyhow!("--phase-e-layers: {e}"))?;
-        Ok(EngineConfig {
+        let mut engine = EngineConfig {
             max_num_seqs: self.max_num_seqs,
             max_model_len: self.max_model_len.unwrap_or(model.max_position_embeddings.min(1024)),
             max_num_batched_tokens: self.max_num_batched_tokens,
@@ -165,6 +184,7 @@ impl Args {
             kv_dtype: match self.kv_cache_dtype {
                 KvCacheDtype::F32 => KvDtype::F32,
                 KvCacheDtype::Bf16 => KvDtype::Bf16,
+                KvCacheDtype::Fp8E4m3 => KvDtype::Fp8E4m3,
             },
             knobs: Knobs {
                 fusion: self.phase_e_fusion,
@@ -178,11 +198,32 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
-        })
+        };
+        self.probes.press(&mut engine);
+        Ok(engine)
     }
 
-    /// Puts the values the engine received in place of what was typed.
+    /// Refuses what cannot be resumed.
+    pub fn check_journal(&self) -> anyhow::Result<()> {
+        match (&self.journal, self.fault) {
+            (None, _) => Ok(()),
+            _ if !self.probes.probe.is_empty() => {
+                Err(anyhow!("--journal with --probe: what a probe compares replies with is not kept"))
+            }
+            (_, Some(fault)) => Err(anyhow!(
+                "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"
+            )),
+            (_, None) if self.region_timing => {
+                Err(anyhow!("--journal with --region-timing 1: the time of each phase is not kept"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the values the engine received in place of what was typed. Where the journal is changes no record.
     pub fn resolve(&self, config: &mut Config, engine: &EngineConfig) {
+        config.forget("journal");
+        config.forget("resume");
         for (name, value) in [
             ("max_num_seqs", engine.max_num_seqs),
             ("max_model_len", engine.max_model_len),

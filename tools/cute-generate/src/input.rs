@@ -30,11 +30,13 @@ pub fn read(args: &Args) -> anyhow::Result<Input> {
     let mut input = Input::default();
     if args.model.is_none() || args.prompts.is_none() {
         let wanted = if args.model.is_none() { "a model record" } else { "prompts" };
-        let Some(lines) = cute_cli::stdin_records() else {
+        let probed = args.model.is_some() && !args.probes.probe.is_empty();
+        let lines = cute_cli::stdin_records();
+        if lines.is_none() && !probed {
             bail!("{wanted} expected on stdin, which is a terminal; see --help");
-        };
+        }
         let mut ledger = Ledger::default();
-        input.take(lines, Some(&mut ledger))?;
+        input.take(lines.into_iter().flatten(), Some(&mut ledger))?;
         if let Some(trouble) = ledger.trouble().first() {
             bail!("stdin: {trouble}");
         }

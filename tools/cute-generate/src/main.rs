@@ -2,20 +2,31 @@
 //!
 //! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
 //! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
-//! exits   0 done · 2 usage, bad input, a model that is not what it was, I/O, device
+//! exits   0 done · 1 a probe found a difference · 2 usage, bad input, a model that is not what it was, I/O, device ·
+//!         130 Ctrl-C · 143 SIGTERM
 
 mod args;
+mod device;
 mod input;
+mod journal;
 mod output;
+mod probe;
 mod serve;
 
 use anyhow::{Context, bail};
 use args::Args;
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
-use cute_cli::{Config, Exit};
-use cute_records::{End, Record};
+use cute_cli::{Config, Exit, Stop};
+use cute_engine::backend::Backend;
+use cute_engine::{Engine, EngineConfig};
+use cute_records::{End, Pool, Reader, Record, Run, Writer};
+use device::Device;
+use input::Input;
+use journal::Journal;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+const TOOL: &str = "cute-generate";
 
 fn main() -> ExitCode {
     cute_cli::run(generate)
@@ -25,6 +36,11 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     if args.list_faults {
         return output::list_faults();
     }
+    args.check_journal()?;
+    let journal = match &args.journal {
+        Some(dir) => Journal::open(dir, args.resume)?,
+        None => Journal::default(),
+    };
     if args.threads > 0 {
         rayon::ThreadPoolBuilder::new()
             .num_threads(args.threads as usize)
@@ -33,7 +49,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     args.sampling(0, &Default::default()).validate().map_err(anyhow::Error::msg)?;
     let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
-    let input = input::read(&args)?;
+    let mut input = input::read(&args)?;
     let model = input.model.as_ref();
     let checkpoint = match (named, model) {
         (Some(checkpoint), _) => checkpoint,
@@ -42,7 +58,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
             bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
         }
     };
-    if input.prompts.is_empty() {
+    if input.prompts.is_empty() && args.probes.probe.is_empty() {
         bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
     }
     let dir = checkpoint.dir.clone();
@@ -63,6 +79,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         );
     }
     let engine = args.engine_config(&checkpoint.config)?;
+    let probes = probe::Probes::plan(&args, &checkpoint.config, &engine, std::mem::take(&mut input.prompts))?;
     args.resolve(&mut config, &engine);
     let mut run = config.run();
     run.digests.insert("model".into(), digest);
@@ -71,27 +88,98 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
     run.fault = engine.fault.map(|f| f.to_string());
 
-    let mut out = cute_cli::stdout();
-    let mut server = serve::Server::start(&args, &checkpoint, tokenizer, template, engine)?;
-    run.device = Some(server.device());
+    let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
+    match Device::open(args.device, &checkpoint, &job.engine)? {
+        Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
+        Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
+    }
+}
+
+/// What is to be done, on whatever device.
+struct Job<'a> {
+    args: &'a Args,
+    input: Input,
+    journal: Journal,
+    run: Run,
+    probes: probe::Probes,
+    text: (Option<Arc<Tokenizer>>, Option<ChatTemplate>),
+    engine: EngineConfig,
+}
+
+impl Job<'_> {
+    fn run_on<B: Backend>(self, backend: B, checkpoint: &Checkpoint) -> anyhow::Result<Exit>
+    where
+        Engine<B>: Send,
+    {
+        let Job { args, input, mut journal, mut run, probes, text, engine } = self;
+        let mut server = serve::Server::start(backend, args, checkpoint, text, engine, probes)?;
+        run.device = Some(server.device());
+        let opening = journal.begin(&run, input.bad, opening(run.clone(), &input, server.pool())?)?;
+        let mut out = cute_cli::stdout();
+        for line in Reader::new("opening", opening.as_bytes()) {
+            let line = line?;
+            out.forward(&line, &line.parse()?)?;
+        }
+        let stop = Stop::watch().context("taking signals")?;
+        let done = serve(&mut server, &input, &mut journal, &stop, &mut out);
+        match (done, stop.asked()) {
+            // Ctrl-C ends the readers of a pipeline, too: their absence is no news
+            (Err(e), Some(exit)) if cute_cli::is_broken_pipe(&e) => Ok(exit),
+            (done, _) => done,
+        }
+    }
+}
+
+/// Everything from the first request to `end`.
+fn serve<B: Backend>(
+    server: &mut serve::Server<'_, B>,
+    input: &Input,
+    journal: &mut Journal,
+    stop: &Stop,
+    out: &mut Writer<'_>,
+) -> anyhow::Result<Exit>
+where
+    Engine<B>: Send,
+{
+    // inside the pool, so that the engine's parallel loops start without waking a thread from outside
+    let outcome = rayon::scope(|_| server.run(journal, stop, out))?;
+    journal.sync()?;
+    let mut reasons = Vec::new();
+    if input.bad > 0 {
+        reasons.push(format!("{} line(s) of the input could not be read", input.bad));
+    }
+    if let Some((exit, so_far)) = &outcome.stopped {
+        let signal = if *exit == Exit::Interrupted { "Ctrl-C" } else { "SIGTERM" };
+        reasons.push(format!("stopped by {signal} after {so_far}"));
+    }
+    server.report(journal, out)?;
+    out.end_with(End {
+        tool: TOOL.into(),
+        complete: reasons.is_empty(),
+        reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+        counters: server.counters(journal),
+        ..End::default()
+    })?;
+    Ok(match outcome.stopped {
+        Some((exit, _)) => exit,
+        None if input.bad + outcome.refused > 0 => Exit::Trouble,
+        None if server.probe_findings() > 0 => Exit::Fail,
+        None => Exit::Pass,
+    })
+}
+
+/// What stands before the first request, as lines.
+fn opening(run: Run, input: &Input, pool: Pool) -> anyhow::Result<String> {
+    let mut lines = Vec::new();
+    let mut out = Writer::new(&mut lines);
     out.write(&Record::Run(run))?;
     for (line, parsed) in &input.forward {
         out.forward(line, parsed)?;
     }
-    for finding in input.findings {
-        out.write(&Record::Finding(finding))?;
+    for finding in &input.findings {
+        out.write(&Record::Finding(finding.clone()))?;
     }
-    out.write(&Record::Pool(server.pool()))?;
-    // inside the pool, so that the engine's parallel loops start without waking a thread from outside
-    let refused = rayon::scope(|_| server.run(&input.prompts, &mut out))?;
-    server.report(&mut out)?;
-    let reason = (input.bad > 0).then(|| format!("{} line(s) of the input could not be read", input.bad));
-    out.end_with(End {
-        tool: config.tool().into(),
-        complete: reason.is_none(),
-        reason,
-        counters: server.counters(),
-        ..End::default()
-    })?;
-    Ok(if input.bad + refused > 0 { Exit::Trouble } else { Exit::Pass })
+    out.write(&Record::Pool(pool))?;
+    drop(out);
+    Ok(String::from_utf8(lines)?)
 }

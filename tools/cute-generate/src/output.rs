@@ -13,7 +13,9 @@ use std::io::Write;
 /// The record of a reply; `base` says what is known of its prompt.
 pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
     let cut_off = reply.finish_reason == FinishReason::Length;
-    let graded = base.gold.is_some() && reply.finish_reason != FinishReason::Error;
+    let whole = !matches!(reply.finish_reason, FinishReason::Error | FinishReason::Cancelled);
+    let graded = base.gold.is_some() && whole;
+    let ran = reply.slot != 0;
     let extracted = reply.text.as_deref().filter(|_| graded).and_then(|t| answer::extract(t, cut_off));
     Completion {
         completion_tokens: Some(reply.token_ids.len() as u64),
@@ -25,9 +27,10 @@ pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
         text: reply.text,
         wall_ms: Some(millis(reply.wall)),
         decode_ms: Some(millis(reply.decode)),
-        slot: Some(reply.slot),
-        epoch: Some(reply.epoch),
-        recycle: Some(reply.epoch.saturating_sub(1)),
+        slot: ran.then_some(reply.slot),
+        epoch: ran.then_some(reply.epoch),
+        recycle: ran.then(|| reply.epoch.saturating_sub(1)),
+        preempted: (reply.preempted > 0).then_some(reply.preempted),
         kv_pages: Some(reply.pages),
         token_ids: args.token_ids.then_some(reply.token_ids),
         logprobs: (args.logprobs > 0).then_some(reply.logprobs),
@@ -74,11 +77,16 @@ pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
 
 /// What the phases of a layer's cooperative launches took.
 pub fn regions(layer: usize, r: &Regions) -> impl Iterator<Item = Timing> {
-    REGIONS.iter().zip(r.spent).map(move |(name, spent)| Timing {
+    let times = r.spent.into_iter().zip(r.busy);
+    REGIONS.iter().zip(times).map(move |(name, (spent, busy))| Timing {
         name: format!("region_{name}"),
         layer: u32::try_from(layer).ok(),
         ms: millis(spent),
         count: r.launches,
+        figures: (!spent.is_zero())
+            .then(|| ("coverage".to_owned(), Num(busy.as_secs_f64() / spent.as_secs_f64())))
+            .into_iter()
+            .collect(),
         ..Timing::default()
     })
 }

@@ -1,13 +1,17 @@
 //! Feeds the engine and writes what comes out, in the order of the requests.
 
 use crate::args::Args;
+use crate::journal::{Journal, Spent};
 use crate::output;
+use crate::probe::Probes;
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
-use cute_engine::backend::Cpu;
+use cute_cli::{Exit, Stop};
+use cute_engine::backend::Backend;
+use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -15,15 +19,24 @@ use std::io::Write;
 use std::sync::Arc;
 
 /// An engine and what belongs to it.
-pub struct Server<'a> {
+pub struct Server<'a, B: Backend> {
     args: &'a Args,
-    engine: Engine<Cpu>,
+    engine: Engine<B>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
     weight_bytes: u64,
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+    probes: Probes,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// prompts that could not be made into requests
+    pub refused: u64,
+    /// the exit code of the signal that stopped it, and how far it had come
+    pub stopped: Option<(Exit, String)>,
 }
 
 /// What a completion says of its prompt, known before the reply.
@@ -37,15 +50,17 @@ struct Ticket {
     gold: Option<String>,
 }
 
-impl<'a> Server<'a> {
+impl<'a, B: Backend> Server<'a, B> {
     /// Loads the model and says on stderr what is out of the ordinary.
     pub fn start(
+        backend: B,
         args: &'a Args,
         checkpoint: &Checkpoint,
-        tokenizer: Option<Arc<Tokenizer>>,
-        template: Option<ChatTemplate>,
+        text: (Option<Arc<Tokenizer>>, Option<ChatTemplate>),
         config: EngineConfig,
+        probes: Probes,
     ) -> anyhow::Result<Self> {
+        let (tokenizer, template) = text;
         if let Some(fault) = config.fault {
             let _ = writeln!(
                 std::io::stderr(),
@@ -55,16 +70,16 @@ impl<'a> Server<'a> {
         let bar = cute_cli::progress(0, "generating");
         let log_bar = bar.clone();
         let log = Box::new(move |line: &str| log_line(&log_bar, line));
-        let cpu = Cpu { fault: config.fault, ..Cpu::default() };
         Ok(Server {
             args,
-            engine: Engine::new(cpu, checkpoint, tokenizer.clone(), config, log)?,
+            engine: Engine::new(backend, checkpoint, tokenizer.clone(), config, log)?,
             tokenizer,
             template,
             weight_bytes: checkpoint.weight_bytes(),
             bar,
             requests: 0,
             errors: 0,
+            probes,
         })
     }
 
@@ -77,60 +92,102 @@ impl<'a> Server<'a> {
         self.engine.pool_record()
     }
 
-    /// Runs the prompt set `--runs` times. Returns how many prompts could not be made into requests.
-    pub fn run(&mut self, prompts: &[Prompt], out: &mut Writer<'_>) -> anyhow::Result<u64> {
+    /// Runs the prompt set `--runs` times, until `stop` is asked for. A resumed run starts with the steps of its journal.
+    pub fn run(
+        &mut self,
+        journal: &mut Journal,
+        stop: &Stop,
+        out: &mut Writer<'_>,
+    ) -> anyhow::Result<Outcome> {
+        let prompts = self.probes.prompts();
         let total = prompts.len() as u64 * self.args.runs;
         self.bar.set_length(total);
         let mut tickets = BTreeMap::new();
         let mut done: BTreeMap<u64, Completion> = BTreeMap::new();
-        let (mut next, mut written, mut bad) = (0, 0, 0);
-        while written < total {
-            while next < total && self.engine.scheduler().waiting() < self.args.max_num_seqs {
+        let (mut next, mut refused) = (0, 0);
+        while self.requests < total {
+            if let Some(exit) = stop.asked() {
+                let stopped =
+                    Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
+                done.into_values().try_for_each(|completion| self.write(completion, out))?;
+                return Ok(Outcome { refused, stopped });
+            }
+            while next < total
+                && self.engine.scheduler().waiting() < self.args.max_num_seqs
+                && self.probes.may_start(next, tickets.len())
+            {
                 let (run, index) = (next / prompts.len() as u64, next % prompts.len() as u64);
                 let (ticket, admitted) = self.submit(&prompts[index as usize], run, index, next);
                 if let Err(e) = admitted {
                     log_line(&self.bar, &format!("cute-generate: {e:#}"));
-                    bad += 1;
+                    refused += 1;
                     done.insert(next, output::refused(&ticket_base(&ticket, next), &e));
                 } else {
                     tickets.insert(next, ticket);
                 }
                 next += 1;
             }
-            let mut failure = None;
-            let worked = self.engine.step(&mut |event| match event {
-                Event::State(state) => {
-                    if let Err(e) = out.write(&Record::State(state)) {
-                        failure.get_or_insert(e);
+            let before = self.engine.totals().steps;
+            let mut events = Vec::new();
+            let mut emit = |event| events.push(event);
+            let worked = match journal.known(before) {
+                Some(known) => self.engine.replay(known, &mut emit),
+                None => self.engine.step(&mut emit),
+            };
+            for event in events {
+                match event {
+                    Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
+                    Event::Finished(reply) => {
+                        let ordinal = reply.request.ordinal;
+                        self.probes.read(ordinal, &reply.token_ids);
+                        if let Some(ticket) = tickets.remove(&ordinal) {
+                            let completion =
+                                output::completion(&ticket_base(&ticket, ordinal), *reply, self.args);
+                            done.insert(ordinal, journal.reply(completion, before)?);
+                        }
                     }
                 }
-                Event::Finished(reply) => {
-                    let ordinal = reply.request.ordinal;
-                    if let Some(ticket) = tickets.remove(&ordinal) {
-                        done.insert(
-                            ordinal,
-                            output::completion(&ticket_base(&ticket, ordinal), *reply, self.args),
-                        );
-                    }
-                }
-            })?;
-            if let Some(e) = failure {
-                return Err(e.into());
             }
-            let before = written;
-            while let Some(completion) = done.remove(&written) {
-                self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
-                out.write(&Record::Completion(completion))?;
-                written += 1;
-                self.bar.inc(1);
+            let worked = worked?;
+            journal.step(before, self.engine.totals().steps, Spent::of(&self.engine))?;
+            let written = self.requests;
+            while let Some(completion) = done.remove(&self.requests) {
+                self.write(completion, out)?;
             }
-            if !worked && written == before && written < total {
+            if !worked && self.requests == written && written < total {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
-        self.requests = total;
+        self.report_probes(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
-        Ok(bad)
+        Ok(Outcome { refused, stopped: None })
+    }
+
+    fn write(&mut self, completion: Completion, out: &mut Writer<'_>) -> anyhow::Result<()> {
+        self.requests += 1;
+        self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
+        self.bar.inc(1);
+        let (completion, findings) = self.probes.judge(completion);
+        out.write(&Record::Completion(completion))?;
+        self.report_probes(findings, out)
+    }
+
+    /// Differences that the probes found so far.
+    pub fn probe_findings(&self) -> u64 {
+        self.probes.findings()
+    }
+
+    /// Writes findings as records, and as lines for people.
+    fn report_probes(
+        &self,
+        findings: impl IntoIterator<Item = Finding>,
+        out: &mut Writer<'_>,
+    ) -> anyhow::Result<()> {
+        for finding in findings {
+            log_line(&self.bar, &format!("cute-generate: {}", finding.message));
+            out.write(&Record::Finding(finding))?;
+        }
+        Ok(())
     }
 
     /// Tokenises a prompt and queues it.
@@ -198,9 +255,14 @@ impl<'a> Server<'a> {
         Ok(template.render(messages, true)?)
     }
 
-    /// Writes the `timing` records, and one line for people.
-    pub fn report(&self, out: &mut Writer<'_>) -> anyhow::Result<()> {
+    /// Writes the `timing` records, and one line for people. What a resumed run that was stopped before it had caught
+    /// up with its journal could say of time and tokens would not belong together: it says nothing.
+    pub fn report(&self, journal: &Journal, out: &mut Writer<'_>) -> anyhow::Result<()> {
         let totals = self.engine.totals();
+        if journal.known(totals.steps).is_some() {
+            return Ok(());
+        }
+        let totals = journal.work(Spent::of(&self.engine)).totals(totals);
         for timing in output::timings(&totals, self.weight_bytes) {
             out.write(&Record::Timing(timing))?;
         }
@@ -214,26 +276,30 @@ impl<'a> Server<'a> {
     }
 
     /// What stands in the `end` record.
-    pub fn counters(&self) -> Count {
+    pub fn counters(&self, journal: &Journal) -> Count {
         let s = self.engine.scheduler();
-        let (launches, resets) = self.engine.launches();
+        let (launches, resets) = journal.work(Spent::of(&self.engine)).launches();
         let totals = self.engine.totals();
-        [
+        let engine = [
             ("requests", self.requests),
             ("errors", self.errors),
+            ("cancelled", totals.cancelled),
+            ("preempted", totals.preempted),
             ("steps", totals.steps),
             ("slots_acquired", s.slots.acquired),
             ("slots_released", s.slots.released),
+            ("slots_in_use", s.slots.in_use()),
             ("slots_free", s.slots.free() as u64),
             ("slots_recycled", totals.recycles),
             ("pages_acquired", s.pages.acquired),
             ("pages_released", s.pages.released),
+            ("pages_in_use", s.pages.in_use()),
             ("pages_free", s.pages.free() as u64),
             ("fused_launches", launches),
             ("workspace_resets", resets),
         ]
-        .map(|(name, n)| (name.to_owned(), n))
-        .into()
+        .map(|(name, n)| (name.to_owned(), n));
+        engine.into_iter().chain(self.probes.counters()).collect()
     }
 }
 

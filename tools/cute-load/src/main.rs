@@ -56,6 +56,9 @@ struct Args {
 enum KvDtype {
     F32,
     Bf16,
+    /// 8 bits, without a scale
+    #[value(name = "fp8_e4m3")]
+    Fp8E4m3,
 }
 
 fn main() -> ExitCode {
@@ -104,6 +107,7 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
     let element = match args.kv_cache_dtype {
         KvDtype::F32 => 4,
         KvDtype::Bf16 => 2,
+        KvDtype::Fp8E4m3 => 1,
     };
     let weights = checkpoint.weight_bytes();
     let shape = &checkpoint.config;

@@ -18,7 +18,7 @@ pub(super) struct Style {
 }
 
 /// `json.dumps(value, …)`.
-pub(super) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
+pub(super) fn dumps(value: &Value, style: &Style, state: &State<'_, '_>) -> Result<String, Error> {
     let (item, key) = match style.separators.as_deref() {
         Some([item, key]) => (item.as_str(), key.as_str()),
         Some(_) => return Err(fail("separators must be two strings".to_owned())),
@@ -26,7 +26,7 @@ pub(super) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
         None => (", ", ": "),
     };
     let mut out = String::new();
-    Dump { style, item, key }.value(value, 1, &mut out)?;
+    Dump { style, item, key, state }.value(value, 1, &mut out)?;
     Ok(out)
 }
 
@@ -38,6 +38,8 @@ struct Dump<'a> {
     style: &'a Style,
     item: &'a str,
     key: &'a str,
+    /// pays for what is written
+    state: &'a State<'a, 'a>,
 }
 
 impl Dump<'_> {
@@ -45,12 +47,15 @@ impl Dump<'_> {
         if depth > 200 {
             return Err(fail("tojson: nested more than 200 levels deep".to_owned()));
         }
+        let text = value.as_str().map_or(0, str::len);
+        self.state.consume_fuel(1 + text as u64 / 16)?;
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
+                self.state.consume_fuel(value.len().unwrap_or(0) as u64)?;
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.block(('[', ']'), items.len(), depth, out, |i, out| {
                     self.value(&items[i], depth + 1, out)
@@ -100,7 +105,10 @@ impl Dump<'_> {
             }
         };
         out.push(brackets.0);
+        let indent = self.style.indent.map_or(0, |width| width.min(64) * depth);
+        let between = 1 + (self.item.len() + self.key.len() + indent) as u64 / 16;
         for i in 0..n {
+            self.state.consume_fuel(between)?;
             if i > 0 {
                 out.push_str(self.item);
             }
@@ -164,27 +172,62 @@ fn float(x: f64, [nan, inf, neg_inf]: [&str; 3]) -> String {
     }
 }
 
+/// The methods of Python's strings, dicts and lists. Those that can make much of little pay beforehand.
+pub(super) fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        let len = |v: Option<&Value>| v.and_then(Value::as_str).map_or(0, str::len) as u64;
+        let bytes = match name {
+            "replace" => {
+                let old = args.first().and_then(Value::as_str).unwrap_or_default();
+                let all = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
+                let most = args.get(2).and_then(Value::as_usize).map_or(all, |n| n.min(all));
+                (most as u64).saturating_mul(len(args.get(1)))
+            }
+            "join" => {
+                let items = args.first().and_then(Value::len).unwrap_or(0) as u64;
+                items.saturating_mul(64 + text.len() as u64)
+            }
+            "format" => widest(text),
+            _ => 0,
+        };
+        state.consume_fuel(bytes / 64)?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// The sum of all numbers in a format string: no width or precision of it asks for more.
+fn widest(format: &str) -> u64 {
+    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+    numbers.fold(0, |sum, n| sum.saturating_add(n.parse().unwrap_or(u64::MAX)))
+}
+
 /// Prints an expression as Python's `str` would.
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match has_floats(value, 0) {
-        true => out.write_str(&text(value)).map_err(Error::from),
+    match has_floats(value, 0, state)? {
+        true => out.write_str(&text(value, state)?).map_err(Error::from),
         false => minijinja::escape_formatter(out, state, value),
     }
 }
 
 /// The `string` filter: Python's `str`.
-pub(super) fn string(value: &Value) -> Value {
-    if value.as_str().is_some() { value.clone() } else { Value::from(text(value)) }
+pub(super) fn string(state: &mut State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if value.as_str().is_some() { Ok(value.clone()) } else { text(value, state).map(Value::from) }
 }
 
 /// Python's `str`. minijinja writes values as Python does, except for the exponents of floats.
-fn text(value: &Value) -> String {
+fn text(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {
     let items = |open: &str, close: &str, items: Vec<String>| format!("{open}{}{close}", items.join(", "));
-    match value.kind() {
-        _ if !has_floats(value, 0) => value.to_string(),
+    Ok(match value.kind() {
+        _ if !has_floats(value, 0, state)? => value.to_string(),
         ValueKind::Number => float_text(value),
         ValueKind::Seq => {
-            let list: Vec<String> = value.try_iter().into_iter().flatten().map(|v| repr(&v)).collect();
+            state.consume_fuel(value.len().unwrap_or(0) as u64 * 4)?;
+            let list: Vec<String> = value.try_iter()?.map(|v| repr(&v, state)).collect::<Result<_, _>>()?;
             match value.is_tuple() {
                 true if list.len() == 1 => format!("({},)", list[0]),
                 true => items("(", ")", list),
@@ -192,31 +235,50 @@ fn text(value: &Value) -> String {
             }
         }
         ValueKind::Map => {
-            let pair = |k: Value| format!("{}: {}", repr(&k), repr(&value.get_item(&k).unwrap_or_default()));
-            items("{", "}", value.try_iter().into_iter().flatten().map(pair).collect())
+            let pair = |k: Value| {
+                let v = value.get_item(&k).unwrap_or_default();
+                Ok(format!("{}: {}", repr(&k, state)?, repr(&v, state)?))
+            };
+            items("{", "}", value.try_iter()?.map(pair).collect::<Result<_, Error>>()?)
         }
         _ => value.to_string(),
-    }
+    })
 }
 
 /// Python's `repr`: what stands inside a printed list.
-fn repr(value: &Value) -> String {
-    if has_floats(value, 0) {
-        return text(value);
+fn repr(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {
+    if has_floats(value, 0, state)? {
+        return text(value, state);
     }
     let list = Value::from(vec![value.clone()]).to_string();
-    list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(&list).to_owned()
+    Ok(list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(&list).to_owned())
 }
 
-/// Deeper values than a template is ever given are left to minijinja.
-fn has_floats(value: &Value, depth: usize) -> bool {
-    let inner = |v: &Value| has_floats(v, depth + 1);
-    let entry = |k: Value| inner(&k) || value.get_item(&k).is_ok_and(|v| inner(&v));
+/// Deeper values than a template is ever given are left to minijinja. Each value looked at is paid for, as is its text:
+/// a list that holds another twice, and so on, is small to make and endless to print.
+fn has_floats(value: &Value, depth: usize, state: &State<'_, '_>) -> Result<bool, Error> {
+    let size = value.as_str().map_or(0, |text| text.len() / 32) + value.len().unwrap_or(0);
+    state.consume_fuel(2 + size as u64)?;
     match value.kind() {
-        ValueKind::Number => !value.is_integer(),
-        ValueKind::Seq if depth < 100 => value.try_iter().is_ok_and(|mut items| items.any(|v| inner(&v))),
-        ValueKind::Map if depth < 100 => value.try_iter().is_ok_and(|mut keys| keys.any(entry)),
-        _ => false,
+        ValueKind::Number => Ok(!value.is_integer()),
+        ValueKind::Seq if depth < 100 => {
+            for item in value.try_iter()? {
+                if has_floats(&item, depth + 1, state)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        ValueKind::Map if depth < 100 => {
+            for key in value.try_iter()? {
+                let item = value.get_item(&key).unwrap_or_default();
+                if has_floats(&key, depth + 1, state)? || has_floats(&item, depth + 1, state)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        _ => Ok(false),
     }
 }
 

@@ -198,7 +198,7 @@ fn a_config_that_cannot_be_is_refused_with_its_numbers() {
             json!(5000.0),
             "rope_theta is 5000: expected 10000, as rope_parameters.rope_theta says",
         ),
-        ("rms_norm_eps", json!(0.0), "rms_norm_eps is 0: expected a number above 0 and below 1"),
+        ("rms_norm_eps", json!(0.0), "rms_norm_eps is 0.0: expected a number above 0 and below 1"),
         ("rms_norm_eps", json!(null), "no rms_norm_eps: expected a number above 0 and below 1"),
         (
             "hidden_act",

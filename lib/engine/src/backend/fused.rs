@@ -106,8 +106,10 @@ pub const REGIONS: [&str; 4] = ["phase1_attn_pre_wo", "phase1_wo_gemv", "phase1_
 pub struct Regions {
     /// whether launches are timed
     pub on: bool,
-    /// time by region
+    /// time by region, from the first block's entry to the last one's exit
     pub spent: [Duration; REGIONS.len()],
+    /// time by region that blocks were in it, on average over the blocks: the rest of `spent` they waited
+    pub busy: [Duration; REGIONS.len()],
     /// launches timed
     pub launches: u64,
 }
@@ -121,6 +123,7 @@ impl Regions {
         let now = mark.map(|_| Instant::now());
         if let (Some(mark), Some(now)) = (mark, now) {
             self.spent[region] += now - mark;
+            self.busy[region] += now - mark;
         }
         now
     }

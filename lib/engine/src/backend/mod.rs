@@ -25,14 +25,20 @@ pub enum KvDtype {
     F32,
     /// rounded to nearest even when written
     Bf16,
+    /// float8 e4m3 without a scale: rounded to nearest even, what is beyond 448 becomes 448
+    Fp8E4m3,
 }
 
 impl KvDtype {
+    /// All of them.
+    pub const ALL: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8E4m3];
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
             KvDtype::F32 => 4,
             KvDtype::Bf16 => 2,
+            KvDtype::Fp8E4m3 => 1,
         }
     }
 }
@@ -195,6 +201,12 @@ pub trait Backend: Sized {
     fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
         let _ = (batch, intent);
         ops()
+    }
+
+    /// Adds the phases of a layer's last cooperative launch to `regions`, where the device keeps them until asked.
+    fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {
+        let _ = (layer, regions);
+        Ok(())
     }
 
     /// Zeroes conv_state and recurrent_state of a slot in every layer.

@@ -11,7 +11,7 @@ pub use scratch::Scratch;
 use crate::Error;
 use crate::backend::Backend;
 use crate::batch::Batch;
-use crate::dispatch::{Decision, Dispatcher};
+use crate::dispatch::{Decision, Dispatcher, Path};
 use crate::rope::Rope;
 use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor};
 use decoder_layer::{DecoderLayer, Step};
@@ -107,6 +107,9 @@ impl<B: Backend> Model<B> {
         })?;
         for ((layer, decision), outcome) in attention().zip(&intent).zip(outcomes) {
             dispatcher.launched(layer, batch, decision, outcome);
+            if outcome == Path::Coop {
+                dispatcher.read_regions(backend, layer)?;
+            }
         }
         if wanted == 0 {
             return Ok(Vec::new());

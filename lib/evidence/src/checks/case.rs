@@ -321,7 +321,8 @@ impl Leg {
         let mut by_run: BTreeMap<u64, RunScore> = BTreeMap::new();
         for (c, l) in self.replies() {
             let s = by_run.entry(c.run).or_insert_with(|| RunScore { run: c.run, ..RunScore::default() });
-            s.n += u64::from(c.correct.is_some() || c.gold.is_some());
+            let asked = c.gold.is_some() && l.label != detect::Label::Cancelled;
+            s.n += u64::from(c.correct.is_some() || asked);
             s.correct += u64::from(c.correct == Some(true));
             s.errors += u64::from(l.label == detect::Label::ClientError);
             s.degenerate += u64::from(l.degenerate());

@@ -5,13 +5,13 @@ use crate::detect::Label;
 use cute_records::{Finding, Severity};
 
 /// How bad a label is. A collapse or a failed request breaks an invariant; a loop, a cut or an empty reply
-/// weakens the evidence; misses are the model's own and worth knowing.
+/// weakens the evidence; misses are the model's own, cancellations the client's, and both worth knowing.
 pub fn severity(label: Label) -> Option<Severity> {
     match label {
         Label::Healthy => None,
         Label::SingleTokenRun | Label::LuckyGarbage | Label::ClientError => Some(Severity::Error),
         Label::NgramLoop | Label::Empty | Label::CutOff => Some(Severity::Warning),
-        Label::StableMiss | Label::KnifeEdge => Some(Severity::Info),
+        Label::StableMiss | Label::KnifeEdge | Label::Cancelled => Some(Severity::Info),
     }
 }
 

@@ -3,11 +3,12 @@
 //!
 //! Replies are grouped by the digests of their prompt and sampling parameters (the seed among them), or by index
 //! when there is none. The first reply of a group sets the measure. When a run sampled and does not say with which
-//! parameters, replies differ by design and the check says so instead.
+//! parameters, replies differ by design and the check says so instead. Cancelled replies are not whole, and
+//! preempted ones went through prefill, which sums in another order: neither are compared.
 
 use super::{Case, FindingExt, Leg, finding, ranges};
 use crate::detect::Label;
-use cute_records::{Completion, Finding, Run, Severity};
+use cute_records::{Completion, Finding, FinishReason, Run, Severity};
 use std::collections::BTreeMap;
 
 /// Compares replies to the same prompt.
@@ -41,7 +42,8 @@ fn sampled(run: &Run) -> Option<f64> {
 fn compare(leg: &Leg, check: &str, field: &str, of: impl Fn(&Completion) -> Option<&str>) -> Option<Finding> {
     let mut groups: BTreeMap<String, Vec<&Completion>> = BTreeMap::new();
     for (c, l) in leg.replies() {
-        if l.label == Label::ClientError || of(c).is_none() {
+        let cancelled = c.finish_reason == Some(FinishReason::Cancelled);
+        if l.label == Label::ClientError || cancelled || c.preempted.is_some() || of(c).is_none() {
             continue;
         }
         let prompt = c.prompt_sha256.clone().unwrap_or_else(|| format!("index {}", c.index));

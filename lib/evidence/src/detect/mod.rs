@@ -43,13 +43,15 @@ pub enum Label {
     KnifeEdge,
     /// degenerate and yet graded correct
     LuckyGarbage,
+    /// its client gave up before the reply was whole
+    Cancelled,
     /// the request failed
     ClientError,
 }
 
 impl Label {
     /// Every label, in the order of tables and legends.
-    pub const ALL: [Label; 9] = [
+    pub const ALL: [Label; 10] = [
         Label::Healthy,
         Label::StableMiss,
         Label::KnifeEdge,
@@ -58,6 +60,7 @@ impl Label {
         Label::SingleTokenRun,
         Label::LuckyGarbage,
         Label::Empty,
+        Label::Cancelled,
         Label::ClientError,
     ];
 
@@ -72,6 +75,7 @@ impl Label {
             Label::StableMiss => "stable_miss",
             Label::KnifeEdge => "knife_edge",
             Label::LuckyGarbage => "lucky_garbage",
+            Label::Cancelled => "cancelled",
             Label::ClientError => "client_error",
         }
     }
@@ -87,6 +91,7 @@ impl Label {
             Label::StableMiss => "the same wrong answer in every healthy run",
             Label::KnifeEdge => "flips between healthy runs",
             Label::LuckyGarbage => "degenerate, yet graded correct",
+            Label::Cancelled => "cancelled by its client",
             Label::ClientError => "the request failed",
         }
     }
@@ -129,7 +134,8 @@ pub fn label(c: &Completion) -> Labelled {
         (None, Some(tail)) => (Some(tail.as_str()), true),
         (None, None) => (None, false),
     };
-    let limited = c.finish_reason.map(|r| r == FinishReason::Length);
+    let cancelled = c.finish_reason == Some(FinishReason::Cancelled);
+    let limited = c.finish_reason.map(|r| r == FinishReason::Length || cancelled);
     out.run = run::find(text, tail, c.token_ids.as_deref(), limited);
     if let Some(run) = &out.run {
         out.label = if c.correct == Some(true) { Label::LuckyGarbage } else { Label::SingleTokenRun };
@@ -142,6 +148,11 @@ pub fn label(c: &Completion) -> Labelled {
         if let Some(answer) = c.extracted.as_ref().filter(|a| tail && !a.is_empty()) {
             say("before_the_run", json!(format!("the answer {answer:?} was read from text before the tail")));
         }
+        return out;
+    }
+    if cancelled {
+        out.label = Label::Cancelled;
+        say("completion_tokens", json!(c.completion_tokens));
         return out;
     }
     let nothing = text.is_some_and(|t| t.trim().is_empty()) && !tail;

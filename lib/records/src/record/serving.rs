@@ -200,6 +200,8 @@ pub enum FinishReason {
     Length,
     /// the request failed; `error` says why
     Error,
+    /// its client gave up; the reply is what there was by then
+    Cancelled,
 }
 
 /// `completion`: a reply.
@@ -279,6 +281,9 @@ pub struct Completion {
     /// how often that slot had been used before
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<u64>,
+    /// how often it was preempted and computed again; absent when never
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preempted: Option<u64>,
     /// KV pages it held, in order
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_pages: Option<Vec<u32>>,

@@ -11,6 +11,7 @@ use crate::batch::{Batch, BatchKind, Segment};
 use crate::fault::Fault;
 use crate::rope::Rope;
 use cute_checkpoint::Config;
+use float8::F8E4M3;
 use half::bf16;
 use multiversion::multiversion;
 
@@ -18,6 +19,7 @@ use multiversion::multiversion;
 enum Data {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    Fp8(Vec<F8E4M3>),
 }
 
 /// The KV pool.
@@ -47,6 +49,7 @@ impl KvPages {
             data: match shape.kv_dtype {
                 KvDtype::F32 => Data::F32(vec![0.0; len]),
                 KvDtype::Bf16 => Data::Bf16(vec![bf16::ZERO; len]),
+                KvDtype::Fp8E4m3 => Data::Fp8(vec![F8E4M3::ZERO; len]),
             },
             shape,
             layers,
@@ -119,6 +122,9 @@ impl KvPages {
                             .zip(from)
                             .for_each(|(d, x)| *d = bf16::from_f32(*x));
                     }
+                    Data::Fp8(data) => {
+                        data[to..to + s.head_dim].iter_mut().zip(from).for_each(|(d, x)| *d = e4m3(*x));
+                    }
                 }
             }
         }
@@ -187,6 +193,7 @@ impl KvPages {
                 match &self.data {
                     Data::F32(data) => dst.extend_from_slice(&data[from..from + n]),
                     Data::Bf16(data) => dst.extend(data[from..from + n].iter().map(|x| x.to_f32())),
+                    Data::Fp8(data) => dst.extend(data[from..from + n].iter().map(|x| x.to_f32())),
                 }
             }
         }
@@ -225,6 +232,11 @@ fn attend_one(o: &mut [f32], q: &[f32], kv: (&[f32], &[f32]), p: &mut Vec<f32>) 
     o.iter_mut().for_each(|o| *o *= r);
 }
 
+/// To the nearest e4m3, ties to even, beyond the largest to the largest, as the devices' conversion does.
+fn e4m3(x: f32) -> F8E4M3 {
+    F8E4M3::from_f32(if x.is_nan() { x } else { x.clamp(-448.0, 448.0) })
+}
+
 /// Zero-centred RMSNorm, then half-split rotation of the leading `rotary_dim` values.
 fn norm_rope(x: &mut [f32], w: &[f32], s: &AttentionShape, rope: &Rope, position: usize) {
     let r = 1.0 / (math::dot(x, x) / x.len() as f32 + s.eps).sqrt();
@@ -237,5 +249,26 @@ fn norm_rope(x: &mut [f32], w: &[f32], s: &AttentionShape, rope: &Rope, position
         let (a, b) = (x[j], x[j + half]);
         x[j] = a * cos[j] - b * sin[j];
         x[j + half] = b * cos[j] + a * sin[j];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::e4m3;
+    use float8::F8E4M3;
+
+    #[test]
+    fn e4m3_rounds_to_nearest_even_and_saturates() {
+        let codes: Vec<f32> = (0..=0x7e).map(|b| F8E4M3::from_bits(b).to_f32()).collect();
+        assert_eq!((codes[1], codes[8], codes[0x7e]), (0.001953125, 0.015625, 448.0));
+        for (i, pair) in codes.windows(2).enumerate() {
+            let middle = (pair[0] + pair[1]) / 2.0;
+            let even = if i % 2 == 0 { i } else { i + 1 };
+            assert_eq!(e4m3(middle).to_bits() as usize, even, "{middle} lies between {pair:?}");
+            assert_eq!(e4m3(middle * 1.001).to_bits() as usize, i + 1);
+            assert_eq!(e4m3(-middle * 0.999).to_bits() as usize, i | 0x80);
+        }
+        assert_eq!([e4m3(1e9).to_f32(), e4m3(f32::NEG_INFINITY).to_f32()], [448.0, -448.0]);
+        assert!(e4m3(f32::NAN).to_f32().is_nan());
     }
 }

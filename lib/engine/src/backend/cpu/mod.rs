@@ -19,7 +19,7 @@ use multiversion::multiversion;
 use std::ops::Range;
 
 /// Blocks of the seed's cooperative launch per sequence: 8 slices by 8 tiles.
-const BLOCKS_PER_SEQUENCE: usize = 64;
+pub const BLOCKS_PER_SEQUENCE: usize = 64;
 
 /// Activations `[rows, width]`.
 #[derive(Clone, Debug)]

@@ -56,6 +56,12 @@ pub(super) struct Device {
     pub(super) shared_memory: u32,
 }
 
+/// Whether there is a libcuda to load.
+pub(super) fn installed() -> bool {
+    // SAFETY: looks for the library, which runs its initialisers if it is there.
+    unsafe { sys::is_culib_present() }
+}
+
 /// Starts the driver and counts devices: never none.
 pub(super) fn devices() -> Result<i32, Error> {
     let trouble = |message: &str| Error::Device(message.to_owned());

@@ -46,6 +46,11 @@ unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
 impl Driver {
+    /// Whether libcuda is there.
+    pub fn installed() -> bool {
+        api::installed()
+    }
+
     /// Opens a device by its number, counted from 0.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod module;
 pub mod nvrtc;
 mod ops;
 pub mod profile;
+mod regions;
 pub mod sources;
 mod staging;
 pub mod units;
@@ -68,6 +69,9 @@ struct StepKey {
     paths: Vec<Path>,
 }
 
+/// A recorded step, and the paths its attention layers took.
+type Recording = (Graph, Vec<Path>);
+
 /// How the backend runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -97,7 +101,7 @@ pub struct Cuda {
     kind: Cell<BatchKind>,
     kernels: RefCell<HashMap<(gpu::Unit, &'static str), Kernel>>,
     /// a step's first run is eager, so that its kernels are loaded; its second is recorded
-    graphs: RefCell<HashMap<StepKey, Option<(Graph, Vec<Path>)>>>,
+    graphs: RefCell<HashMap<StepKey, Option<Recording>>>,
     /// scratch of argmax, `[rows, blocks, 2]`
     argmax: Ptr,
     /// most rows of `argmax`
@@ -107,6 +111,8 @@ pub struct Cuda {
     layers: usize,
     /// partial sums of W_O, `[slot, row, H]`
     slots: Ptr,
+    /// H, padded
+    hidden: usize,
     /// prompts are multiplied on the tensor cores
     tensor_cores: bool,
     /// activations of a prompt as bf16
@@ -139,7 +145,7 @@ impl Cuda {
         let counters = memory.alloc(layers * 4)?;
         let hidden = config.hidden_size.next_multiple_of(units::CHUNK);
         let slots = memory.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
-        let timings = memory.alloc(layers * PHASES * multiprocessors as usize * 16)?;
+        let timings = memory.zeroed(layers * PHASES * multiprocessors as usize * 16)?;
         Ok(Cuda {
             multiprocessors,
             options,
@@ -153,6 +159,7 @@ impl Cuda {
             counters,
             layers,
             slots,
+            hidden,
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
@@ -171,6 +178,22 @@ impl Cuda {
     /// The device.
     pub fn gpu(&self) -> &dyn Gpu {
         &*self.memory.gpu
+    }
+
+    /// Fills the workspaces of fused kernels with a byte: what a launch does not write first must not matter.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn poison(&self, byte: u8) -> Result<(), Error> {
+        let slots = MAX_WO_SPLIT * MAX_COOP_ROWS * self.hidden * 4;
+        for (at, bytes) in [
+            (self.slots, slots),
+            (self.counters, self.layers * 4),
+            (self.argmax, self.argmax_rows * units::ARGMAX_BLOCKS as usize * 8),
+        ] {
+            self.gpu().fill(at, byte, bytes)?;
+        }
+        Ok(())
     }
 
     /// Steps recorded so far.

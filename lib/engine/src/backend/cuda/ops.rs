@@ -6,7 +6,7 @@ use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int,
 use crate::Error;
 use crate::backend::{
     AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    StepOps, Workspace,
+    Regions, StepOps, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -177,6 +177,10 @@ impl Backend for Cuda {
     }
     fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
         self.run_step(batch, intent, ops)
+    }
+
+    fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {
+        self.add_regions(layer, regions)
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {

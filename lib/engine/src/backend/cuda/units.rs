@@ -171,6 +171,7 @@ impl AttentionUnit {
         let kv_type = match self.kv_dtype {
             KvDtype::F32 => 0,
             KvDtype::Bf16 => 1,
+            KvDtype::Fp8E4m3 => 2,
         };
         let defines = [
             ("NH", self.num_heads),
@@ -305,7 +306,7 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
             all.push(coop.gdn(&g).0);
         }
         if full_attention {
-            for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+            for kv_dtype in KvDtype::ALL {
                 all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), 1).0);
             }
         }
@@ -314,7 +315,7 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
         all.extend([gdn("gdn_step.cu", &g), gdn("gdn_sequence.cu", &g)]);
     }
     if full_attention {
-        for kv_dtype in [KvDtype::F32, KvDtype::Bf16] {
+        for kv_dtype in KvDtype::ALL {
             let unit = AttentionUnit::published(c, kv_dtype);
             all.extend(["attention_step.cu", "attention_prefill.cu"].map(|file| unit.unit(file)));
         }

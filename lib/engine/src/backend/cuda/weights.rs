@@ -73,7 +73,8 @@ impl Matrix {
                 let mut rest = x;
                 for piece in out.chunks_exact_mut(kp) {
                     piece[i] = bf16::from_f32(rest);
-                    rest -= piece[i].to_f32();
+                    // what is not finite is all in the first piece
+                    rest = if piece[i].is_finite() { rest - piece[i].to_f32() } else { 0.0 };
                 }
             }
         }

@@ -6,7 +6,7 @@ pub const SHEET: &str = "
   --page: #fbfaf8; --card: #ffffff; --ink: #1d2430; --soft: #5b6472; --line: #e3e1dc; --grid: #efede8;
   --good: #2f7d5b; --good-bg: #e3f2ea; --bad: #c2382e; --bad-bg: #fbe6e3; --open: #9a6b00; --open-bg: #fbf0d5;
   --healthy: #cfe6da; --stable_miss: #b9c3d6; --knife_edge: #e7cf8f; --cut_off: #e9a96b; --ngram_loop: #b58ad6;
-  --single_token_run: #c2382e; --lucky_garbage: #ee8a7f; --empty: #8d96a5; --client_error: #4a5160;
+  --single_token_run: #c2382e; --lucky_garbage: #ee8a7f; --empty: #8d96a5; --cancelled: #c9c2b4; --client_error: #4a5160;
   --accent: #27549b; --window: #1d2430;
 }
 @media (prefers-color-scheme: dark) {
@@ -14,7 +14,7 @@ pub const SHEET: &str = "
     --page: #14171c; --card: #1b1f26; --ink: #e7e9ee; --soft: #9aa3b2; --line: #2c323c; --grid: #242932;
     --good: #6cc79c; --good-bg: #173127; --bad: #f0786c; --bad-bg: #3a1a18; --open: #e2b548; --open-bg: #362a10;
     --healthy: #27513f; --stable_miss: #56617a; --knife_edge: #8a7430; --cut_off: #a8672b; --ngram_loop: #7b4fa3;
-    --single_token_run: #e0564a; --lucky_garbage: #a8463d; --empty: #6d7685; --client_error: #aab2c0;
+    --single_token_run: #e0564a; --lucky_garbage: #a8463d; --empty: #6d7685; --cancelled: #5c574c; --client_error: #aab2c0;
     --accent: #8ab4f8; --window: #f4f5f7;
   }
 }
