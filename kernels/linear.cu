@@ -1,11 +1,12 @@
 // linear: out = x Wᵀ, out += x Wᵀ, or out = silu(x Gᵀ) · (x Uᵀ) with W = [G; U]; with NORM, x is rms_norm(x) first.
 //
 //   shapes   see linear.cuh; INPUTS is K, ROWS the most rows of a launch in y (1, 8 or 16)
-//   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are loaded before the wait
+//   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are asked for before the wait; one
+//            row takes half the registers and leaves shared memory, so that a block of gdn_step fits beside it
 //   traffic  N · KP · SPLITS · 2 bytes of W once for each y; x from L2
 #include "linear.cuh"
 
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, ROWS == 1 ? 2 : 1) // half the registers for one row: a gdn_step block fits beside it
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, ROWS == 1 ? 2 : 1)
 linear(const u16* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo) {
     using Op = Linear<INPUTS, SPLITS, ROWS, EPILOGUE, NORM != 0>;
     u32 row0 = blockIdx.y * ROWS;
