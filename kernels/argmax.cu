@@ -36,10 +36,13 @@ extern "C" __global__ void argmax_part(float2* part, const float* logits, u32 n,
     const float* row = logits + (u64)blockIdx.y * ld;
     u32 from = (u64)n * blockIdx.x / gridDim.x, to = (u64)n * (blockIdx.x + 1) / gridDim.x;
     Best best = {-INF, 0xffffffffu};
-    for (u32 i = from + threadIdx.x; i < to; i += 256) {
-        float x = row[i];
-        if (x == INF) x = NOT_A_NUMBER;
-        best = better(best, {x, i});
+    for (u32 i = from + threadIdx.x; i < to; i += 256 * 8) {
+        float x[8]; // all on their way at once
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) x[j] = i + 256 * j < to ? row[i + 256 * j] : -INF;
+#pragma unroll
+        for (u32 j = 0; j < 8; j++)
+            if (i + 256 * j < to) best = better(best, {x[j] == INF ? NOT_A_NUMBER : x[j], i + 256 * j});
     }
     best = block_best(best, (Best*)SMEM);
     if (threadIdx.x == 0)

@@ -103,6 +103,36 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int PENDING> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
+// Barriers in shared memory. A phase of one ends with the last of its `arrivals` and with the last byte that was announced
+// to it; phases have parity 0, 1, 0, ….
+__device__ __forceinline__ void mbarrier_init(u64* barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"((u32)__cvta_generic_to_shared(barrier)), "r"(arrivals) : "memory");
+}
+// Makes this thread's barriers known to the copies; other threads see them after __syncthreads.
+__device__ __forceinline__ void mbarrier_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void mbarrier_arrive(u64* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"((u32)__cvta_generic_to_shared(barrier)) : "memory");
+}
+// Arrives and announces `bytes` of copies.
+__device__ __forceinline__ void mbarrier_expect(u64* barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"((u32)__cvta_generic_to_shared(barrier)), "r"(bytes)
+                 : "memory");
+}
+// Waits for the end of the phase of this parity; at once when it is not the present one's.
+__device__ __forceinline__ void mbarrier_wait(u64* barrier, u32 parity) {
+    u32 at = (u32)__cvta_generic_to_shared(barrier), over = 0;
+    while (!over)
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(over) : "r"(at), "r"(parity) : "memory");
+}
+// `bytes` from global to shared memory, both addresses and the number multiples of 16; `barrier` learns of their arrival.
+__device__ __forceinline__ void bulk_copy(void* to, const void* from, u32 bytes, u64* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     (u32)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes), "r"((u32)__cvta_generic_to_shared(barrier))
+                 : "memory");
+}
 // Lets the next kernel of the stream start its independent part.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
 // Waits until the kernels before this one have ended and their writes are visible.

@@ -1,8 +1,9 @@
 // coop: a whole layer in one cooperative launch, phases with a grid barrier between them.
 //
-// Every block streams its share of every matrix; the first weights of a phase are loaded before the barrier that it
-// waits for. Workspaces need no reset: a phase writes every element that a later one reads. The barrier's counter starts
-// at zero, which the step's first kernel (embed) sees to.
+// Every block streams its share of every matrix; the first weights of a product are asked for as soon as the ring has
+// room, phases ahead of the product. What phases need beside the ring lies behind it. Workspaces need no reset: a phase
+// writes every element that a later one reads. The barrier's counter starts at zero, which the step's first kernel (embed)
+// sees to.
 #pragma once
 #include "linear.cuh"
 
@@ -57,6 +58,7 @@ struct Coop {
 
 // x += down(silu(g) · u) with [g | u] = gate_up(norm(x)): the last two phases of every layer.
 // `gate` has been started before the barrier that made x whole.
+typedef Ring<ROWS> Stages;
 typedef Linear<HIDDEN, SPLITS, ROWS, SWIGLU, ROWS == 1> GateUp;
 typedef Linear<INTERMEDIATE, SPLITS, ROWS, ADD, false> Down;
 struct MlpArgs {
@@ -69,16 +71,17 @@ struct MlpArgs {
 __device__ __forceinline__ LinearArgs gate_up_args(const Coop& c, const MlpArgs& m) {
     return {m.gate_up, ROWS == 1 ? c.x : c.n, m.act, m.norm, m.eps, c.rows, INTERMEDIATE, c.ldx, m.lda};
 }
-__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, GateUp& gate, char* smem, int phase) {
+__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, GateUp& gate, Stages& weights, char* smem,
+                                           int phase) {
     ENTER(phase);
     if (ROWS > 1) c.norm_rows<HIDDEN>(m.norm, m.eps, smem);
-    gate.run(gate_up_args(c, m), smem);
+    gate.run(gate_up_args(c, m), weights, smem);
     LEAVE(phase);
     LinearArgs d = {m.down, m.act, c.x, 0, 0, c.rows, HIDDEN, m.lda, c.ldx};
     Down down;
-    down.start(d, blockIdx.x, gridDim.x);
+    down.start(d, weights, blockIdx.x, gridDim.x);
     c.barrier();
     ENTER(phase + 1);
-    down.run(d, smem);
+    down.run(d, weights, smem);
     LEAVE(phase + 1);
 }

@@ -20,18 +20,28 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
                u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
-    char* smem = SMEM;
+    Stages weights;
+    weights.init(SMEM);
+    char* smem = SMEM + Stages::BYTES;
     u32 b = blockIdx.x, blocks = gridDim.x, warp = threadIdx.x / 32;
 
     LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, WIDTH, ldx, ldp};
     {
         Qkv op;
-        op.start(p, b, blocks);
+        op.start(p, weights, b, blocks);
         ENTER(0);
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
-        op.run(p, smem);
+        op.run(p, weights, smem);
         LEAVE(0);
     }
+    // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several
+    u32 slot = b * WO_SPLIT / blocks, slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
+    u32 slot_first = (slot * blocks + WO_SPLIT - 1) / WO_SPLIT;
+    u32 slot_blocks = ((slot + 1) * blocks + WO_SPLIT - 1) / WO_SPLIT - slot_first;
+    if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
+    LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
+    Wo wo;
+    wo.start(w, weights, b - slot_first, slot_blocks, slot, WO_SPLIT);
     c.barrier();
     ENTER(1);
     for (u32 i = b * LINEAR_WARPS + warp; i < rows * (NH + 2 * NKV); i += blocks * LINEAR_WARPS) {
@@ -52,37 +62,27 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
                          kv_head, piece, positions[row], (float*)smem);
     }
     LEAVE(2);
-    // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several
-    u32 slot = b * WO_SPLIT / blocks, slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
-    u32 slot_first = (slot * blocks + WO_SPLIT - 1) / WO_SPLIT;
-    u32 slot_blocks = ((slot + 1) * blocks + WO_SPLIT - 1) / WO_SPLIT - slot_first;
-    if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
-    LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
-    {
-        Wo op;
-        op.start(w, b - slot_first, slot_blocks, slot, WO_SPLIT);
-        c.barrier();
-        ENTER(3);
-        for (u32 i = b * LINEAR_THREADS + threadIdx.x; i < rows * NH * HD; i += blocks * LINEAR_THREADS) {
-            u32 row = i / (NH * HD), head = i / HD % NH, column = i % HD;
-            attn[(u64)row * ldt + head * HD + column] =
-                merge_pieces(part + ((u64)row * NH + head) * max_pieces * PARTIAL, positions[row] / PIECE + 1, column,
-                             proj + (u64)row * ldp + head * HEAD_STRIDE + HD);
-        }
-        LEAVE(3);
-        c.barrier();
-        ENTER(4);
-        op.run(w, smem);
-        while (++slot < slots_end) {
-            __syncthreads();
-            w.out = slots + (u64)slot * rows * ldx;
-            op.start(w, 0, 1, slot, WO_SPLIT);
-            op.run(w, smem);
-        }
-        LEAVE(4);
+    c.barrier();
+    ENTER(3);
+    for (u32 i = b * LINEAR_THREADS + threadIdx.x; i < rows * NH * HD; i += blocks * LINEAR_THREADS) {
+        u32 row = i / (NH * HD), head = i / HD % NH, column = i % HD;
+        attn[(u64)row * ldt + head * HD + column] =
+            merge_pieces(part + ((u64)row * NH + head) * max_pieces * PARTIAL, positions[row] / PIECE + 1, column,
+                         proj + (u64)row * ldp + head * HEAD_STRIDE + HD);
     }
+    LEAVE(3);
+    c.barrier();
+    ENTER(4);
+    wo.run(w, weights, smem);
+    while (++slot < slots_end) {
+        __syncthreads();
+        w.out = slots + (u64)slot * rows * ldx;
+        wo.start(w, weights, 0, 1, slot, WO_SPLIT);
+        wo.run(w, weights, smem);
+    }
+    LEAVE(4);
     GateUp gate;
-    gate.start(gate_up_args(c, m), b, blocks);
+    gate.start(gate_up_args(c, m), weights, b, blocks);
     c.barrier();
     if (WO_SPLIT > 1) {
         ENTER(5);
@@ -96,6 +96,6 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
         LEAVE(5);
         c.barrier();
     }
-    mlp_phases(c, m, gate, smem, 6);
+    mlp_phases(c, m, gate, weights, smem, 6);
 }
 EXPORT(coop_attention)

@@ -18,19 +18,23 @@ coop_gdn(float* x, float* n, u32* counter, u64* timing, const u16* gate_up, cons
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
     GdnArgs g = {o, proj, taps, a_log, dt_bias, gated_norm, state, ring, slots, positions, eps, ldo, ldp};
-    char* smem = SMEM;
+    Stages weights;
+    weights.init(SMEM);
+    char* smem = SMEM + Stages::BYTES;
     u32 b = blockIdx.x, blocks = gridDim.x;
 
     LinearArgs p = {in_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, GdnStep::A + HV, ldx, ldp};
     {
         In op;
-        op.start(p, b, blocks);
+        op.start(p, weights, b, blocks);
         ENTER(0);
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
-        op.run(p, smem);
+        op.run(p, weights, smem);
         LEAVE(0);
     }
     LinearArgs w = {out_proj, o, x, 0, 0, rows, HIDDEN, ldo, ldx};
+    Out out;
+    out.start(w, weights, b, blocks);
     {
         GdnStep step;
         if (b < rows * HV) step.start(g, b % HV, b / HV);
@@ -45,17 +49,13 @@ coop_gdn(float* x, float* n, u32* counter, u64* timing, const u16* gate_up, cons
         }
         LEAVE(1);
     }
-    {
-        Out op;
-        op.start(w, b, blocks);
-        c.barrier();
-        ENTER(2);
-        op.run(w, smem);
-        LEAVE(2);
-    }
-    GateUp gate;
-    gate.start(gate_up_args(c, m), b, blocks);
     c.barrier();
-    mlp_phases(c, m, gate, smem, 3);
+    ENTER(2);
+    out.run(w, weights, smem);
+    LEAVE(2);
+    GateUp gate;
+    gate.start(gate_up_args(c, m), weights, b, blocks);
+    c.barrier();
+    mlp_phases(c, m, gate, weights, smem, 3);
 }
 EXPORT(coop_gdn)

@@ -366,6 +366,62 @@ template <int PENDING> static inline void cp_async_wait() {
     copies.erase(copies.begin(), copies.begin() + done);
 }
 
+// A barrier in shared memory: arrivals of a phase, those missing, and the bytes announced that have not come.
+struct EmuBarrier {
+    uint8_t count, missing, phase, made;
+    int32_t bytes;
+};
+#define EMU_BARRIER(p)                          \
+    EMU_ALIGNED(p, 8);                          \
+    EmuBarrier& b = *(EmuBarrier*)(p);          \
+    if (b.made != 0x5a || b.phase > 1) EMU_FAIL("%s of a barrier that nobody initialised", __func__)
+static inline void emu_settle(EmuBarrier& b) {
+    if (b.missing || b.bytes) return;
+    b.phase ^= 1, b.missing = b.count;
+    emu::launch->idle = 0;
+}
+static inline void mbarrier_init(unsigned long long* barrier, unsigned arrivals) {
+    EMU_ALIGNED(barrier, 8);
+    const uint8_t n = (uint8_t)arrivals;
+    EmuBarrier fresh = {n, n, 0, 0x5a, 0};
+    memcpy(barrier, &fresh, 8);
+}
+static inline void mbarrier_fence() {}
+static inline void mbarrier_expect(unsigned long long* barrier, unsigned bytes) {
+    EMU_BARRIER(barrier);
+    if (!b.missing) EMU_FAIL("arrives at a barrier of %u, where all have arrived", b.count);
+    b.missing--, b.bytes += (int)bytes;
+    emu_settle(b);
+}
+static inline void mbarrier_arrive(unsigned long long* barrier) { mbarrier_expect(barrier, 0); }
+// The bytes come when somebody waits for them. Until then the target is NaN.
+static inline void bulk_copy(void* to, const void* from, unsigned bytes, unsigned long long* barrier) {
+    EMU_ALIGNED(to, 16);
+    EMU_ALIGNED(from, 16);
+    EMU_IN_SMEM(to);
+    EMU_IN_SMEM((char*)to + bytes - 16);
+    if (bytes == 0 || bytes % 16) EMU_FAIL("bulk_copy of %u bytes, which is no multiple of 16", bytes);
+    memset(to, 0xff, bytes);
+    emu::self->block->bulk.push_back({to, from, bytes, barrier});
+}
+static inline void mbarrier_wait(unsigned long long* barrier, unsigned parity) {
+    EMU_BARRIER(barrier);
+    auto& bulk = emu::self->block->bulk;
+    while (b.phase == parity) {
+        for (size_t i = 0; i < bulk.size();) {
+            if (bulk[i].barrier != barrier) {
+                i++;
+                continue;
+            }
+            memcpy(bulk[i].to, bulk[i].from, bulk[i].bytes);
+            b.bytes -= (int)bulk[i].bytes;
+            bulk.erase(bulk.begin() + (long)i);
+        }
+        emu_settle(b);
+        if (b.phase == parity) emu::give_way();
+    }
+}
+
 static inline void launch_dependents() {}
 static inline void wait_for_previous() { emu::self->block->waited = true; }
 static inline void relax() { emu::give_way(); }

@@ -69,6 +69,14 @@ struct Copy {
     uint32_t group;
 };
 
+// A bulk copy on its way to shared memory, and the barrier that waits for it.
+struct Bulk {
+    void* to;
+    const void* from;
+    uint32_t bytes;
+    const void* barrier;
+};
+
 enum State : uint8_t { READY, AT_WARP, AT_BLOCK, ENDED };
 
 struct Warp;
@@ -101,6 +109,7 @@ struct Block {
     uint32_t arrived;
     bool waited; // a thread has called wait_for_previous
     At at;
+    std::vector<Bulk> bulk; // oldest first
 };
 
 struct Launch {
@@ -376,6 +385,7 @@ static int run(Host* host, const Shape* shape, const char* kernel, void (*call)(
         self = nullptr;
         for (Block& b : blocks) {
             if (!l.failed && l.ended < (uint64_t)alive * threads) report_stuck(&b);
+            if (!l.failed && !b.bulk.empty()) fail(&b, "ends while a bulk copy to its shared memory is on its way");
             if (!l.failed && l.join == OVERLAPPED && !b.waited) fail(&b, "launched as overlapped, never calls wait_for_previous");
         }
     }

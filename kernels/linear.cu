@@ -1,7 +1,8 @@
 // linear: out = x Wᵀ, out += x Wᵀ, or out = silu(x Gᵀ) · (x Uᵀ) with W = [G; U]; with NORM, x is rms_norm(x) first.
 //
 //   shapes   see linear.cuh; INPUTS is K, ROWS the most rows of a launch in y (1, 8 or 16)
-//   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are loaded before the wait
+//   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are asked for before the wait; one
+//            row takes half the registers and leaves shared memory, so that a block of gdn_step fits beside it
 //   traffic  N · KP · SPLITS · 2 bytes of W once for each y; x from L2
 #include "linear.cuh"
 
@@ -11,10 +12,12 @@ linear(const u16* w, const float* x, float* out, const float* norm, float eps, u
     u32 row0 = blockIdx.y * ROWS;
     u32 left = rows - row0;
     LinearArgs a = {w, x + (u64)row0 * ldx, out + (u64)row0 * ldo, norm, eps, left < ROWS ? left : ROWS, n, ldx, ldo};
+    Op::Stages ring;
+    ring.init(SMEM);
     Op op;
-    op.start(a, blockIdx.x, gridDim.x);
+    op.start(a, ring, blockIdx.x, gridDim.x);
     launch_dependents();
     wait_for_previous();
-    op.run(a, SMEM);
+    op.run(a, ring, SMEM + Op::Stages::BYTES);
 }
 EXPORT(linear)

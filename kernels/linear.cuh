@@ -5,11 +5,29 @@
 //   x   f32 [M, ldx], every value split into bf16 hi + lo, so that a product keeps 16 bits of x
 //   out f32
 //
-// The output rows are cut into tiles of 8 (the n of mma m16n8k16); a block owns consecutive tiles, its 16 warps cut K.
-// A lane's 16-byte load is 8 consecutive weights of one row: with the k of a fragment permuted equally on both sides,
-// the four words are the B operands of two mma. x is the A operand: up to 8 rows take hi in rows 0–7 and lo in rows
-// 8–15 of one mma; up to 16 rows take two. Either way an output is Σ over warps, ascending, of (hi chain + lo chain):
-// its bits do not depend on the number of rows, on the row's place, nor on the grid.
+// The output rows are cut into tiles of 8 (the n of mma m16n8k16), whose rows are neighbours in memory; a block owns
+// consecutive tiles. The inputs are cut into chunks of 32, and pair p of chunks (128 bytes of a row) belongs to warp
+// p mod 16. With the k of a fragment permuted equally on both sides, a lane's 16 bytes, 8 weights of one row, are the B
+// operands of two mma. x is the A operand: up to 8 rows take hi in rows 0–7 and lo in rows 8–15 of one mma; up to 16 rows
+// take two. Either way a warp adds its pairs in ascending order, and an output is Σ over warps, ascending, of (hi chain +
+// lo chain): its bits do not depend on the number of rows, on the row's place, on the grid, nor on the ring.
+//
+// Weights come through a ring in shared memory, by bulk copies of 2 KB (one row) or 512 bytes (several) of each row. Loads
+// to registers touch 64 bytes of 8 rows each and come back for the other half of the line much later: that opens a page
+// of DRAM for little. The copies also keep 100 KB and more of an SM in flight, which registers cannot.
+//
+//   one row       a stage is 1 tile × 16 pairs: a pair for every warp. x lies in shared memory.
+//   several rows  a stage is 2 to 6 tiles × 4 pairs and belongs to four warps, whose slot of the ring it lies in: x is
+//                 read from L2 once for all tiles of the stage.
+//
+// A row of a stage ends 64 bytes past a multiple of 128, so that 8 lanes (2 rows × 64 bytes) read all 32 banks. A stage's
+// slot is refilled by those who took it, so __syncthreads keeps its meaning for all the phases of a cooperative kernel;
+// the ring outlives a product, and the next product's first stages are asked for before the barrier (or, between kernels,
+// before griddepcontrol.wait). More than half of an SM's shared memory is taken: one block an SM is resident, none
+// gets two while another has none, and the next kernel's block starts where this one's has left.
+//
+// RING is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 slots for one row; 6, 4 or 2 tiles a stage
+// for several.
 #pragma once
 #include "common.cuh"
 
@@ -27,71 +45,117 @@ struct LinearArgs {
 #define LINEAR_WARPS 16
 #define LINEAR_THREADS (LINEAR_WARPS * 32)
 
-template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
-    static constexpr int KP = (K + 31) / 32 * 32;
-    static constexpr int CHUNKS = PIECES * KP / 32; // of 32 inputs
+// The stages on their way from memory, in the first BYTES of shared memory. What a thread knows of them is about the slots
+// that its warp fills and takes.
+template <int MAXROWS> struct Ring {
     static constexpr bool ONE = MAXROWS == 1;
-    static constexpr int T = ONE ? (EPI == SWIGLU ? 2 : 1) : 4; // tiles of a unit
-    static constexpr int D = ONE ? (EPI == SWIGLU ? 3 : 7) : 2; // units in flight
-    static constexpr int TO = EPI == SWIGLU ? T / 2 : T;        // output tiles of a unit
-    static constexpr int GROUPS = ONE ? 16 / T : 1;             // units between two reductions
+    static constexpr int TILES = ONE ? 1 : RING;   // of a stage
+    static constexpr int PAIRS = ONE ? 16 : 4;     // of a stage, a warp each
+    static constexpr int SLOTS = ONE ? RING : 4;
+    static constexpr int PITCH = PAIRS * 128 + 64; // bytes between rows of a stage
+    static constexpr int SLOT = TILES * 8 * PITCH;
+    static constexpr int BARRIERS = 256; // bytes
+    static constexpr int BYTES = BARRIERS + SLOTS * SLOT;
+    static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
+
+    char* at;
+    u32 parity; // bit s: of the next stage to be taken from slot s
+    u32 fills;  // of this warp's slot, so far
+
+    __device__ __forceinline__ u64* full(int slot) { return (u64*)at + slot; }
+    __device__ __forceinline__ u64* empty(int slot) { return (u64*)at + 16 + slot; }
+    __device__ __forceinline__ char* stage(int slot) { return at + BARRIERS + slot * SLOT; }
+
+    // By all threads, before anything else.
+    __device__ __forceinline__ void init(char* smem) {
+        at = smem;
+        parity = fills = 0;
+        if (threadIdx.x == 0) {
+#pragma unroll 1
+            for (int s = 0; s < SLOTS; s++) {
+                mbarrier_init(full(s), 1);
+                mbarrier_init(empty(s), PAIRS);
+            }
+            mbarrier_fence();
+        }
+        __syncthreads();
+    }
+    __device__ __forceinline__ void wait(int slot) {
+        mbarrier_wait(full(slot), parity >> slot & 1);
+        parity ^= 1u << slot;
+    }
+    // This warp has taken what it wants from the slot.
+    __device__ __forceinline__ void leave(int slot) {
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) mbarrier_arrive(empty(slot));
+    }
+};
+
+template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
+    typedef Ring<MAXROWS> Stages;
+    static constexpr bool ONE = Stages::ONE;
+    static constexpr int KP = (K + 31) / 32 * 32;
+    static constexpr int CHUNKS = PIECES * KP / 32;        // of 32 inputs
+    static constexpr int V = EPI == SWIGLU ? 2 : 1;        // tiles of W for a tile of outputs: gate, then up
+    static constexpr int T = Stages::TILES;                // tiles of W with sums in registers
+    static constexpr int P = ONE ? 8 : 2;                  // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
-    static constexpr int PART = GROUPS * T * LINEAR_WARPS * 8 * MAXROWS; // floats of one half
+    static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
-    static constexpr int SMEM_BYTES = XBYTES + 2 * PART * 4 + LINEAR_WARPS * 4;
+    static constexpr int SMEM_BYTES = XBYTES + PART * 4 + LINEAR_WARPS * 4; // beside the ring
 
-    uint4 v[D][T];
-    const u16* at[TO]; // of the next load
-    int first, chunks; // of this warp
-    int tile0, tiles, groups; // of this block
-    int load_group, load_chunk;
+    int tile0, tiles;   // of this block, tiles of outputs
+    int chunk0, chunks; // of the inputs' slot
+    int steps;          // stages along the inputs
+    int fill;           // the next stage of this warp's slot of the ring
 
-    __device__ __forceinline__ void seek(const LinearArgs& a) {
-        int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-#pragma unroll
-        for (int j = 0; j < TO; j++) {
-            u32 row = (tile0 + load_group * TO + j) * 8 + g;
-            row = row < a.n ? row : a.n - 1;
-            at[j] = a.w + (u64)row * (PIECES * KP) + (first * 32 + t * 8);
-        }
-    }
-    __device__ __forceinline__ void load(uint4 (&to)[T], const LinearArgs& a) {
-        if (load_group >= groups) return;
-#pragma unroll
-        for (int j = 0; j < TO; j++) {
-            to[j] = load_weight(at[j]);
-            if (EPI == SWIGLU) to[TO + j] = load_weight(at[j] + (u64)a.n * (PIECES * KP)); // the row of U
-            at[j] += 32;
-        }
-        if (++load_chunk == chunks) {
-            load_chunk = 0;
-            load_group++;
-            if (load_group < groups) seek(a);
-        }
-    }
-    // The first loads of block `b` of `blocks`, for the chunks of slot `slot` of `slots`: nothing here depends on x.
-    __device__ __forceinline__ void start(const LinearArgs& a, int b, int blocks, int slot = 0, int slots = 1) {
-        int warp = threadIdx.x >> 5;
-        int all = (a.n + 7) / 8;
+    // The first stages of block `b` of `blocks`, for the pairs of slot `slot` of `slots`: nothing here depends on x.
+    __device__ __forceinline__ void start(const LinearArgs& a, Stages& ring, int b, int blocks, int slot = 0, int slots = 1) {
+        constexpr int ALL = (CHUNKS + 1) / 2;
+        int warp = threadIdx.x >> 5, all = (a.n + 7) / 8, end = ALL * (slot + 1) / slots * 2;
         tile0 = (int)((i64)all * b / blocks);
         tiles = (int)((i64)all * (b + 1) / blocks) - tile0;
-        groups = (tiles + TO - 1) / TO;
-        int from = CHUNKS * slot / slots, count = CHUNKS * (slot + 1) / slots - from;
-        first = from + count * warp / LINEAR_WARPS;
-        chunks = from + count * (warp + 1) / LINEAR_WARPS - first;
-        load_group = chunks ? 0 : groups;
-        load_chunk = 0;
-        if (!chunks || !groups) return;
-        seek(a);
-#pragma unroll
-        for (int d = 0; d < D; d++) load(v[d], a);
+        chunk0 = ALL * slot / slots * 2;
+        chunks = (end < CHUNKS ? end : CHUNKS) - chunk0;
+        steps = (chunks + 2 * Stages::PAIRS - 1) / (2 * Stages::PAIRS);
+        fill = ONE ? warp : 0;
+        refill(a, ring);
+    }
+    // This warp's slot of the ring. One row: the warps take all stages, from slots in turn, and warp s fills slot s.
+    // Several rows: four warps fill and take their own slot.
+    __device__ __forceinline__ static int slot_of_warp() { return threadIdx.x / (ONE ? 32 : 128); }
+    // With several rows, how many stages of one group of tiles belong to this warp: every fourth.
+    __device__ __forceinline__ int turns() const { return (steps - slot_of_warp() + 3) / 4; }
+
+    // Asks for the next stage of this warp's slot, if there is one, once all who take the last one have left.
+    __device__ __forceinline__ void refill(const LinearArgs& a, Stages& ring) {
+        int lane = threadIdx.x & 31, own = slot_of_warp(), per = ONE ? steps : turns();
+        if (per == 0 || own >= Stages::SLOTS) return;
+        int unit = fill / per, step = ONE ? fill % per : own + 4 * (fill % per);
+        int chunk = step * 2 * Stages::PAIRS, left = tiles * V - unit * T;
+        if (left <= 0) return;
+        u32 bytes = (chunks - chunk < 2 * Stages::PAIRS ? chunks - chunk : 2 * Stages::PAIRS) * 64;
+        int rows = (left < T ? left : T) * 8; // of W
+        int row = ONE ? lane : lane * 4 + (threadIdx.x >> 5) % 4;
+        mbarrier_wait(ring.empty(own), (ring.fills & 1) ^ 1);
+        if (row == 0) mbarrier_expect(ring.full(own), rows * bytes);
+        __syncwarp();
+        if (row < rows) {
+            int tile = unit * T + row / 8;
+            u32 o = (tile0 + tile / V) * 8 + row % 8;
+            o = (o < a.n ? o : a.n - 1) + (tile % V ? a.n : 0);
+            bulk_copy(ring.stage(own) + row * Stages::PITCH, a.w + (u64)o * (PIECES * KP) + (chunk0 + chunk) * 32, bytes,
+                      ring.full(own));
+        }
+        fill += ONE ? Stages::SLOTS : 1;
+        ring.fills++;
     }
 
     // x to shared memory as bf16 hi and lo, normed on the way.
     __device__ __forceinline__ void stage(const LinearArgs& a, char* smem) {
         u16* hi = (u16*)smem;
         u16* lo = hi + KP;
-        float* scratch = (float*)(smem + XBYTES) + 2 * PART;
+        float* scratch = (float*)(smem + XBYTES) + PART;
         constexpr int STEPS = (KP / 4 + LINEAR_THREADS - 1) / LINEAR_THREADS;
         if (NORMED) {
             float4 x[STEPS];
@@ -148,54 +212,59 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
     }
 
-    // One unit: `acc` gains the products of one chunk with T tiles.
-    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const uint4 (&w)[T], const LinearArgs& a,
-                                             const char* smem, int chunk) {
-        u32 g = (threadIdx.x & 31) >> 2;
-        uint4 hi, lo;
-        inputs(a, smem, chunk, g, hi, lo);
-        if (MAXROWS <= 8) {
-            u32 p[4] = {hi.x, lo.x, hi.y, lo.y}, q[4] = {hi.z, lo.z, hi.w, lo.w};
+    // `acc` gains the products of this warp's pair of the stage in `slot`, which begins at chunk `first`.
+    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, int first,
+                                             const char* smem) {
+        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
+        const char* w = ring.stage(slot) + g * Stages::PITCH + pair * 128 + t * 16;
+        first += pair * 2;
 #pragma unroll
-            for (int j = 0; j < T; j++) {
-                float(&c)[4] = *(float(*)[4]) & acc[j][0];
-                mma_bf16(c, p, w[j].x, w[j].y);
-                mma_bf16(c, q, w[j].z, w[j].w);
+        for (int half = 0; half < 2; half++) {
+            uint4 hi, lo, hi8, lo8;
+            bool in = first + half < chunks;
+            if (in) {
+                inputs(a, smem, chunk0 + first + half, g, hi, lo);
+                if (MAXROWS > 8) inputs(a, smem, chunk0 + first + half, g + 8, hi8, lo8);
             }
-        } else {
-            uint4 hi8, lo8;
-            inputs(a, smem, chunk, g + 8, hi8, lo8);
-            u32 p[4] = {hi.x, hi8.x, hi.y, hi8.y}, q[4] = {hi.z, hi8.z, hi.w, hi8.w};
-            u32 r[4] = {lo.x, lo8.x, lo.y, lo8.y}, s[4] = {lo.z, lo8.z, lo.w, lo8.w};
+            if (half == 0) ring.wait(slot);
+            if (!in) continue;
 #pragma unroll
             for (int j = 0; j < T; j++) {
+                uint4 b = *(const uint4*)(w + j * 8 * Stages::PITCH + half * 64);
                 float(&c)[4] = *(float(*)[4]) & acc[j][0];
-                float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
-                mma_bf16(c, p, w[j].x, w[j].y);
-                mma_bf16(c, q, w[j].z, w[j].w);
-                mma_bf16(d, r, w[j].x, w[j].y);
-                mma_bf16(d, s, w[j].z, w[j].w);
+                if (MAXROWS <= 8) {
+                    u32 p[4] = {hi.x, lo.x, hi.y, lo.y}, q[4] = {hi.z, lo.z, hi.w, lo.w};
+                    mma_bf16(c, p, b.x, b.y);
+                    mma_bf16(c, q, b.z, b.w);
+                } else {
+                    u32 p[4] = {hi.x, hi8.x, hi.y, hi8.y}, q[4] = {hi.z, hi8.z, hi.w, hi8.w};
+                    u32 r[4] = {lo.x, lo8.x, lo.y, lo8.y}, s[4] = {lo.z, lo8.z, lo.w, lo8.w};
+                    float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
+                    mma_bf16(c, p, b.x, b.y);
+                    mma_bf16(c, q, b.z, b.w);
+                    mma_bf16(d, r, b.x, b.y);
+                    mma_bf16(d, s, b.z, b.w);
+                }
             }
         }
+        ring.leave(slot);
     }
 
-    // This warp's part of a unit's outputs, [tile][warp][8 outputs][rows].
-    __device__ __forceinline__ void put(float* part, const float (&acc)[T][ACC], int slot) {
+    // This warp's part of the outputs of one tile of W, [tile][warp][8 outputs][rows]; its sums start again.
+    __device__ __forceinline__ void put(float* part, float (&acc)[ACC], int tile) {
         int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, n = (lane & 3) * 2;
-        if (g >= MAXROWS) return;
-#pragma unroll
-        for (int j = 0; j < T; j++) {
-            float* p = part + (((slot * T + j) * LINEAR_WARPS + warp) * 8 + n) * MAXROWS + g;
-            if (MAXROWS <= 8) {
-                p[0] = acc[j][0] + acc[j][2];
-                p[MAXROWS] = acc[j][1] + acc[j][3];
-            } else {
-                p[0] = acc[j][0] + acc[j][ACC - 4];
-                p[MAXROWS] = acc[j][1] + acc[j][ACC - 3];
-                p[8 % MAXROWS] = acc[j][2] + acc[j][ACC - 2];
-                p[MAXROWS + 8 % MAXROWS] = acc[j][3] + acc[j][ACC - 1];
-            }
+        float* p = part + ((tile * LINEAR_WARPS + warp) * 8 + n) * MAXROWS + g;
+        if (MAXROWS <= 8 && g < MAXROWS) {
+            p[0] = acc[0] + acc[2];
+            p[MAXROWS] = acc[1] + acc[3];
+        } else if (MAXROWS > 8) {
+            p[0] = acc[0] + acc[ACC - 4];
+            p[MAXROWS] = acc[1] + acc[ACC - 3];
+            p[8] = acc[2] + acc[ACC - 2];
+            p[MAXROWS + 8] = acc[3] + acc[ACC - 1];
         }
+#pragma unroll
+        for (int i = 0; i < ACC; i++) acc[i] = 0;
     }
     __device__ __forceinline__ float total(const float* part, int tile, int n, int row) {
         float sum = 0;
@@ -203,56 +272,57 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         for (int w = 0; w < LINEAR_WARPS; w++) sum += part[((tile * LINEAR_WARPS + w) * 8 + n) * MAXROWS + row];
         return sum;
     }
-    // Outputs of `count` units from unit `group` on.
-    __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, int group, int count) {
-        for (int i = threadIdx.x; i < count * TO * 8 * MAXROWS; i += LINEAR_THREADS) {
+    // Outputs of the P tiles of W in `part`, the first of which is the block's `first`.
+    __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, int first) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < P / V * 8 * MAXROWS; i += LINEAR_THREADS) {
             int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
-            int unit = tile / TO, j = tile % TO;
-            u32 o = (tile0 + group * TO + tile) * 8 + n;
-            if (row >= a.rows || group * TO + tile >= tiles || o >= a.n) continue;
-            float y = total(part, unit * T + j, n, row);
-            if (EPI == SWIGLU) y = silu(y) * total(part, unit * T + TO + j, n, row);
+            u32 o = (tile0 + first / V + tile) * 8 + n;
+            if (row >= a.rows || first / V + tile >= tiles || o >= a.n) continue;
+            float y = total(part, tile * V, n, row);
+            if (EPI == SWIGLU) y = silu(y) * total(part, tile * V + V - 1, n, row);
             float* out = a.out + (u64)row * a.ldo + o;
             *out = EPI == ADD ? *out + y : y;
         }
+        __syncthreads();
     }
 
-    // The product. `smem` holds SMEM_BYTES; x may be read from here on.
-    __device__ __forceinline__ void run(const LinearArgs& a, char* smem) {
+    // The product. `smem` holds SMEM_BYTES beside the ring; x may be read from here on.
+    __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem) {
+        int warp = threadIdx.x >> 5;
         float* part = (float*)(smem + XBYTES);
-        if (ONE) stage(a, smem);
         float acc[T][ACC];
 #pragma unroll
         for (int j = 0; j < T; j++)
 #pragma unroll
             for (int i = 0; i < ACC; i++) acc[j][i] = 0;
-        int group = 0, chunk = 0;
-        auto unit_done = [&]() {
-            put(part, acc, group % GROUPS);
-            if (group % GROUPS == GROUPS - 1 || group == groups - 1) {
-                __syncthreads();
-                int start = group / GROUPS * GROUPS;
-                reduce(a, part, start, group - start + 1);
-                part = (float*)(smem + XBYTES) + (part == (float*)(smem + XBYTES) ? PART : 0);
+        if (ONE) {
+            stage(a, smem);
+            int slot = 0, last = -1; // this stage's, and the one's before, which has been left by most by now
+            for (int tile = 0; tile < tiles * V; tile++) {
+#pragma unroll 1
+                for (int step = 0; step < steps; step++) {
+                    multiply(acc, a, ring, slot, step * 2 * Stages::PAIRS, smem);
+                    if (warp == (Stages::SLOTS == 1 ? slot : last)) refill(a, ring);
+                    last = slot;
+                    slot = slot + 1 == Stages::SLOTS ? 0 : slot + 1;
+                }
+                put(part, acc[0], tile % P);
+                if (tile % P == P - 1 || tile == tiles * V - 1) reduce(a, part, tile / P * P);
             }
+        } else {
+            int own = slot_of_warp();
+            for (int tile = 0; tile < tiles * V; tile += T) {
+#pragma unroll 1
+                for (int step = own; step < steps; step += 4) {
+                    multiply(acc, a, ring, own, step * 2 * Stages::PAIRS, smem);
+                    refill(a, ring);
+                }
 #pragma unroll
-            for (int j = 0; j < T; j++)
+                for (int j = 0; j < T; j += P) {
 #pragma unroll
-                for (int i = 0; i < ACC; i++) acc[j][i] = 0;
-            group++;
-        };
-        if (!chunks)
-            while (group < groups) unit_done();
-        while (group < groups) {
-#pragma unroll
-            for (int d = 0; d < D; d++) {
-                if (group < groups) {
-                    multiply(acc, v[d], a, smem, first + chunk);
-                    load(v[d], a);
-                    if (++chunk == chunks) {
-                        chunk = 0;
-                        unit_done();
-                    }
+                    for (int i = 0; i < P; i++) put(part, acc[j + i], i);
+                    if (tile + j < tiles * V) reduce(a, part, tile + j);
                 }
             }
         }

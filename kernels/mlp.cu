@@ -10,8 +10,10 @@ mlp(float* x, float* n, u32* counter, u64* timing, const u16* gate_up, const u16
     float eps, u32 rows, u32 ldx, u32 lda) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
+    Stages weights;
+    weights.init(SMEM);
     GateUp gate;
-    gate.start(gate_up_args(c, m), blockIdx.x, gridDim.x);
-    mlp_phases(c, m, gate, SMEM, 0);
+    gate.start(gate_up_args(c, m), weights, blockIdx.x, gridDim.x);
+    mlp_phases(c, m, gate, weights, SMEM + Stages::BYTES, 0);
 }
 EXPORT(mlp)

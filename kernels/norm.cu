@@ -3,12 +3,14 @@
 //   shapes   x, out f32 [rows, ld]; w f32 [WIDTH]
 //   launch   grid rows, block 512, overlapped
 //   traffic  8 · WIDTH bytes a row
-#include "linear.cuh"
+#include "common.cuh"
 
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS)
+#define NORM_THREADS 512 // as many as `linear` has
+
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
 rms_norm(float* out, const float* x, const float* w, float eps, u32 ldo, u32 ldx) {
     constexpr int PADDED = (WIDTH + 3) / 4 * 4;
-    constexpr int STEPS = (PADDED / 4 + LINEAR_THREADS - 1) / LINEAR_THREADS;
+    constexpr int STEPS = (PADDED / 4 + NORM_THREADS - 1) / NORM_THREADS;
     float* scratch = (float*)SMEM;
     launch_dependents();
     wait_for_previous();
@@ -19,14 +21,14 @@ rms_norm(float* out, const float* x, const float* w, float eps, u32 ldo, u32 ldx
     float sum = 0;
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
-        int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
+        int i = (s * NORM_THREADS + threadIdx.x) * 4;
         v[s] = i < PADDED ? *(const float4*)(x + i) : make_float4(0, 0, 0, 0);
         sum += v[s].x * v[s].x + v[s].y * v[s].y + v[s].z * v[s].z + v[s].w * v[s].w;
     }
-    float r = rsqrtf(block_sum<LINEAR_THREADS>(sum, scratch) / WIDTH + eps);
+    float r = rsqrtf(block_sum<NORM_THREADS>(sum, scratch) / WIDTH + eps);
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
-        int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
+        int i = (s * NORM_THREADS + threadIdx.x) * 4;
         float y[4] = {v[s].x, v[s].y, v[s].z, v[s].w};
 #pragma unroll
         for (int j = 0; j < 4; j++)

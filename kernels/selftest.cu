@@ -85,6 +85,33 @@ extern "C" __global__ void selftest_copy(uint4* out, const uint4* in, u32 n) {
     }
 }
 
+// A block of 64: n pieces of 256 words through a ring of 2 in shared memory, by bulk copies of 512 bytes. The first warp
+// asks for pieces, both take them, and tell it by the other barriers when they have.
+extern "C" __global__ void selftest_bulk(u32* out, const u32* in, u32 n) {
+    u64* full = (u64*)SMEM;
+    u64* empty = full + 2;
+    u32* ring = (u32*)(SMEM + 32);
+    const u32 i = threadIdx.x;
+    if (i == 0) {
+        for (u32 s = 0; s < 2; s++) mbarrier_init(&full[s], 1), mbarrier_init(&empty[s], 2);
+        mbarrier_fence();
+    }
+    __syncthreads();
+    for (u32 piece = 0; piece < n + 2; piece++) {
+        const u32 s = piece % 2;
+        if (piece >= 2) {
+            mbarrier_wait(&full[s], (piece - 2) / 2 % 2);
+            for (u32 j = 0; j < 4; j++) out[(piece - 2) * 256 + j * 64 + i] = ring[s * 256 + j * 64 + i];
+            __syncwarp();
+            if (i % 32 == 0) mbarrier_arrive(&empty[s]);
+        }
+        if (piece >= n || i >= 32) continue;
+        mbarrier_wait(&empty[s], piece / 2 % 2 ^ 1); // at once for the first two
+        if (i == 0) mbarrier_expect(&full[s], 1024);
+        if (i < 2) bulk_copy(ring + s * 256 + i * 128, in + piece * 256 + i * 128, 512, &full[s]);
+    }
+}
+
 // Blocks of 256: the sum of each block's 256 values.
 extern "C" __global__ void selftest_block_sum(float* out, const float* in) {
     const float sum = block_sum<256>(in[blockIdx.x * 256 + threadIdx.x], (float*)SMEM);
@@ -139,6 +166,7 @@ EXPORT(selftest_unpack)
 EXPORT(selftest_mma)
 EXPORT(selftest_ldmatrix)
 EXPORT(selftest_copy)
+EXPORT(selftest_bulk)
 EXPORT(selftest_block_sum)
 EXPORT(selftest_grid)
 EXPORT(selftest_atomics)

@@ -50,6 +50,7 @@ holds! {
     a_tensor_core_multiplies
     matrices_come_in_fragments
     copies_arrive_in_their_order
+    bulk_copies_arrive_at_their_barriers
     a_block_adds_up
     a_grid_meets_at_its_barrier
     no_atomic_change_is_lost
@@ -212,6 +213,40 @@ fn a_copy_nobody_waited_for_is_nan() {
     assert_eq!(waited, words(1, 128));
     assert_eq!(run("cp_async_wait<1>()").unwrap(), [u32::MAX; 128]);
     assert_eq!(run("").unwrap(), [u32::MAX; 128]);
+}
+
+#[test]
+fn a_bulk_copy_nobody_waited_for_is_an_error() {
+    let run = |wait: &str, announced: u32| {
+        let body = format!(
+            "extern \"C\" __global__ void own(u32* out, const u32* in) {{\n\
+             u64* barrier = (u64*)SMEM;\n\
+             u32* s = (u32*)(SMEM + 16);\n\
+             if (threadIdx.x == 0) {{\n\
+             mbarrier_init(barrier, 1);\n\
+             mbarrier_expect(barrier, {announced});\n\
+             bulk_copy(s, in, 128, barrier);\n\
+             }}\n\
+             __syncthreads();\n\
+             {wait};\n\
+             out[threadIdx.x] = s[threadIdx.x];\n\
+             }}\nEXPORT(own)"
+        );
+        let device = with_kernel(0, &body)?;
+        let (input, out) = (put(&device, &words(1, 32)), device.alloc(128).unwrap());
+        let outcome = launch(&device, 1, 32, 144, &[Arg::Ptr(out), Arg::Ptr(input)]);
+        Some(outcome.map(|()| get(&device, out, 32)))
+    };
+    let Some(waited) = run("mbarrier_wait(barrier, 0)", 128) else { return };
+    assert_eq!(waited.unwrap(), words(1, 32));
+    let says = |wait: &str, announced: u32, what: &str| {
+        let error = run(wait, announced).unwrap().unwrap_err();
+        assert!(error.contains(what), "{error}");
+    };
+    says("", 128, "a bulk copy to its shared memory is on its way");
+    says("mbarrier_wait(barrier, 1)", 128, "a bulk copy to its shared memory is on its way");
+    says("mbarrier_wait(barrier, 0)", 256, "waits for what no other thread does");
+    says("mbarrier_wait(barrier + 1, 0)", 128, "nobody initialised");
 }
 
 #[test]

@@ -237,6 +237,17 @@ pub fn copies_arrive_in_their_order(gpu: &dyn Gpu) {
     }
 }
 
+/// A ring of bulk copies between barriers.
+pub fn bulk_copies_arrive_at_their_barriers(gpu: &dyn Gpu) {
+    for n in [1, 2, 3, 9] {
+        let data = words(8, n * 256);
+        let (input, out) = (put(gpu, &data), gpu.alloc(n * 1024).unwrap());
+        let args = [Arg::Ptr(out), Arg::Ptr(input), Arg::U32(n as u32)];
+        launch(gpu, "selftest_bulk", 1, 64, 32 + 2 * 1024, &args);
+        assert_eq!(get(gpu, out, n * 256), data, "{n} pieces");
+    }
+}
+
 /// Sums over blocks.
 pub fn a_block_adds_up(gpu: &dyn Gpu) {
     let x: Vec<f32> = words(7, 5 * 256).into_iter().map(|w| (w % 1000) as f32).collect();

@@ -240,6 +240,7 @@ impl Cuda {
             pieces: l.mlp.gate_up.pieces,
             rows: Linear::rows_for(rows),
             timing,
+            shared: self.gpu().shared_memory(),
         })
     }
 

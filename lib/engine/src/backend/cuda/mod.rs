@@ -181,7 +181,7 @@ impl Cuda {
     /// # Errors
     /// When a unit does not compile.
     pub fn compile_ahead(&self, config: &Config) -> Result<(), Error> {
-        self.gpu().compile(&units::units(config))
+        self.gpu().compile(&units::units(config, self.gpu().shared_memory()))
     }
 
     /// The device.

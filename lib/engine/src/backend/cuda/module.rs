@@ -60,6 +60,12 @@ impl Module {
         // SAFETY: the module is loaded; the name ends in NUL.
         unsafe { cu!(cuModuleGetFunction(&mut handle, self.handle, c_name.as_ptr())) }
             .map_err(|e| trouble(e.to_string()))?;
+        // A multiprocessor must be empty to divide its memory anew, so all kernels ask for the same division: otherwise a
+        // small one could not start beside a large one that it overlaps.
+        let carveout = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        let all = sys::CUshared_carveout_enum::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
+        // SAFETY: the function belongs to a loaded module.
+        unsafe { cu!(cuFuncSetAttribute(handle, carveout, all)) }.map_err(|e| trouble(e.to_string()))?;
         Ok(Function { handle, needs: needs.clone(), smem: 0 })
     }
 
@@ -94,9 +100,6 @@ impl Function {
             if i64::from(smem) > i64::from(now) {
                 let bytes = i32::try_from(smem).unwrap_or(i32::MAX);
                 cu!(cuFuncSetAttribute(self.handle, limit, bytes)).map_err(trouble)?;
-                let carveout = A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-                let all = sys::CUshared_carveout_enum::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
-                cu!(cuFuncSetAttribute(self.handle, carveout, all)).map_err(trouble)?;
             }
         }
         self.smem = smem;

@@ -25,8 +25,14 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        let op =
-            Linear { k: w.k, pieces: w.pieces, rows: Linear::rows_for(rows), epilogue, norm: norm.is_some() };
+        let op = Linear {
+            k: w.k,
+            pieces: w.pieces,
+            rows: Linear::rows_for(rows),
+            epilogue,
+            norm: norm.is_some(),
+            shared: self.gpu().shared_memory(),
+        };
         let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
         let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
@@ -230,7 +236,8 @@ impl Backend for Cuda {
             ptr(self.counters),
             int(self.layers),
         ];
-        self.launch((units::plain("embed.cu"), "embed"), [tokens.len(), 1, 1], 256, 0, &args)
+        let grid = [table.k.div_ceil(256 * 8), tokens.len(), 1];
+        self.launch((units::plain("embed.cu"), "embed"), grid, 256, 0, &args)
     }
     fn rms_norm(&self, out: &mut Buf, x: &Buf, w: &Vector, eps: f32, rows: usize) -> Result<(), Error> {
         let args = [ptr(out.at), ptr(x.at), ptr(w.at), Arg::F32(eps), int(out.ld), int(x.ld)];

@@ -27,6 +27,16 @@ pub enum Epilogue {
     Swiglu = 2,
 }
 
+/// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
+/// bytes of a block: `RING` in linear.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
+fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
+    let row = |pairs: u32| pairs * 128 + 64;
+    let slots = |n: u32| (n, 256 + n * 8 * row(16) + rest);
+    let tiles = |n: u32| (n, 256 + 4 * n * 8 * row(4) + rest);
+    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { [10, 8, 4, 2, 1].map(slots).to_vec() };
+    all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
+}
+
 /// Shape of a `linear` unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
@@ -40,6 +50,8 @@ pub struct Linear {
     pub epilogue: Epilogue,
     /// the input is normed first
     pub norm: bool,
+    /// bytes of shared memory that a block can have
+    pub shared: u32,
 }
 
 impl Linear {
@@ -61,17 +73,21 @@ impl Linear {
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
+                ("RING", self.ring().0.to_string()),
             ],
         }
     }
-    /// Shared memory of a block, as `Linear::SMEM_BYTES` in linear.cuh.
+    /// Shared memory of a block.
     pub fn smem(&self) -> u32 {
-        let swiglu = self.epilogue == Epilogue::Swiglu;
-        let tiles = if self.rows > 1 { 4 } else { 1 + usize::from(swiglu) };
-        let groups = if self.rows > 1 { 1 } else { 16 / tiles };
-        let part = groups * tiles * WARPS * 8 * self.rows;
-        let staged = if self.rows > 1 { 0 } else { self.k.next_multiple_of(CHUNK) * 4 };
-        (staged + 2 * part * 4 + WARPS * 4) as u32
+        self.ring().1
+    }
+    fn ring(&self) -> (u32, u32) {
+        ring(self.rows, self.scratch(), self.shared)
+    }
+    /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
+    fn scratch(&self) -> u32 {
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
+        (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
 
@@ -269,56 +285,51 @@ pub struct Coop {
     pub rows: usize,
     /// phases are timed
     pub timing: bool,
+    /// bytes of shared memory that a block can have
+    pub shared: u32,
 }
 
 impl Coop {
-    fn unit(&self, file: &'static str) -> Unit {
+    /// A unit and its shared memory: the ring, and what the neediest phase has beside it.
+    fn unit(&self, file: &'static str, more: Vec<(&'static str, String)>, phases: &[u32]) -> (Unit, u32) {
+        let mlp = [self.product(self.hidden), self.product(self.intermediate)];
+        let rest = mlp.iter().chain(phases).copied().max().unwrap_or(0);
+        let (length, smem) = ring(self.rows, rest, self.shared);
         let defines = [
             ("HIDDEN", self.hidden),
             ("INTERMEDIATE", self.intermediate),
             ("SPLITS", self.pieces),
             ("ROWS", self.rows),
+            ("RING", length as usize),
         ];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
         if self.timing {
             defines.push(("REGION_TIMING", "1".into()));
         }
-        Unit { file, defines }
+        defines.extend(more);
+        (Unit { file, defines }, smem)
     }
-    /// Shared memory of a product with `k` inputs in a layer.
-    fn product(&self, k: usize, epilogue: Epilogue) -> u32 {
-        Linear { k, pieces: self.pieces, rows: self.rows, epilogue, norm: false }.smem()
+    /// Shared memory beside the ring of a product with `k` inputs in a layer.
+    fn product(&self, k: usize) -> u32 {
+        let (pieces, rows, shared) = (self.pieces, self.rows, self.shared);
+        Linear { k, pieces, rows, epilogue: Epilogue::Store, norm: false, shared }.scratch()
     }
     /// `mlp` and its shared memory.
     pub fn mlp(&self) -> (Unit, u32) {
-        let gate = self.product(self.hidden, Epilogue::Swiglu);
-        (self.unit("mlp.cu"), gate.max(self.product(self.intermediate, Epilogue::Add)))
+        self.unit("mlp.cu", Vec::new(), &[])
     }
     /// `coop_attention` and its shared memory.
     pub fn attention(&self, a: &AttentionUnit, wo_split: usize) -> (Unit, u32) {
-        let (_, mlp) = self.mlp();
-        let mut unit = self.unit("coop_attention.cu");
-        unit.defines.push(("WO_SPLIT", wo_split.to_string()));
-        unit.defines.extend(a.unit("").defines);
+        let mut defines = vec![("WO_SPLIT", wo_split.to_string())];
+        defines.extend(a.unit("").defines);
         let heads = WARPS * a.head_dim * 4;
-        let smem = [
-            mlp,
-            self.product(self.hidden, Epilogue::Store),
-            self.product(a.num_heads * a.head_dim, Epilogue::Store),
-            a.attend_smem(),
-            heads as u32,
-        ];
-        (unit, smem.into_iter().max().unwrap_or(mlp))
+        let phases = [self.product(a.num_heads * a.head_dim), a.attend_smem(), heads as u32];
+        self.unit("coop_attention.cu", defines, &phases)
     }
     /// `coop_gdn` and its shared memory.
     pub fn gdn(&self, s: &GdnShape) -> (Unit, u32) {
-        let (_, mlp) = self.mlp();
-        let mut unit = self.unit("coop_gdn.cu");
-        unit.defines.extend(gdn("", s).defines);
-        let products = self
-            .product(self.hidden, Epilogue::Store)
-            .max(self.product(s.num_v_heads * s.v_dim, Epilogue::Add));
-        (unit, mlp.max(products).max(gdn_step_smem(s)))
+        let phases = [self.product(s.num_v_heads * s.v_dim), gdn_step_smem(s)];
+        self.unit("coop_gdn.cu", gdn("", s).defines, &phases)
     }
 }
 
@@ -338,9 +349,9 @@ pub fn unsupported(c: &Config) -> Option<String> {
     None
 }
 
-/// Every unit that serving a model asks for with pages of 64 tokens: what is compiled ahead. Other page sizes, faults,
-/// slots and timings are compiled when they are asked for.
-pub fn units(c: &Config) -> Vec<Unit> {
+/// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
+/// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
+pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     let pieces = match c.dtype.as_deref() {
         Some("float32") => 3,
         Some("float16") => 2,
@@ -354,10 +365,11 @@ pub fn units(c: &Config) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear = |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1 }.unit();
+        let linear =
+            |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1, shared }.unit();
         all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
         all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
-        let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false };
+        let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false, shared };
         all.push(coop.mlp().0);
         if linear_attention {
             all.push(coop.gdn(&g).0);
