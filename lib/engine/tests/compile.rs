@@ -4,7 +4,7 @@ use cute_checkpoint::Config;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin, in_parallel};
 use cute_engine::backend::cuda::cubin::{Needs, needs};
 use cute_engine::backend::cuda::gpu::Unit;
-use cute_engine::backend::cuda::units::units;
+use cute_engine::backend::cuda::units::{shared_memory, units};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -64,11 +64,14 @@ fn probe(block: &str) -> Unit {
 #[test]
 fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
     let Some(compiler) = compiler(None) else { return };
-    let mut all: BTreeSet<Unit> = configs().iter().flat_map(|c| units(c, 227 << 10)).collect();
-    all.insert(probe("256"));
-    let jobs: Vec<(&Unit, &str)> = all.iter().flat_map(|u| ARCHITECTURES.map(|a| (u, a))).collect();
+    let mut jobs: BTreeSet<(Unit, &str)> = BTreeSet::new();
+    for arch in ARCHITECTURES {
+        jobs.extend(configs().iter().flat_map(|c| units(c, shared_memory(arch))).map(|unit| (unit, arch)));
+        jobs.insert((probe("256"), arch));
+    }
+    let jobs: Vec<(Unit, &str)> = jobs.into_iter().collect();
     let done = in_parallel(jobs.len(), |i| {
-        let (unit, arch) = jobs[i];
+        let (unit, arch) = &jobs[i];
         compiler.compile(std::slice::from_ref(unit), arch).map(|mut compiled| compiled.remove(0).cubin)
     })
     .unwrap();

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use cute_cli::Config;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin};
-use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, units::units};
+use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, units};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -49,8 +49,8 @@ pub fn compile(
     };
     config.resolve("kernel_cache", dir.display().to_string());
     let compiler = Compiler::new(given(&args.nvrtc), Some(dir.clone()));
-    let units = units(model);
     for arch in &architectures {
+        let units = units::units(model, units::shared_memory(arch));
         let done = compiler.compile(&units, arch)?;
         if let Some(why) = done.iter().find_map(|unit| match &unit.origin {
             Origin::NotKept(why) => Some(why),

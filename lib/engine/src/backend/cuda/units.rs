@@ -414,6 +414,11 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     all
 }
 
+/// Bytes of shared memory that a block can have on an architecture such as `sm_90a`.
+pub fn shared_memory(arch: &str) -> u32 {
+    if arch.starts_with("sm_12") { 99 << 10 } else { 227 << 10 }
+}
+
 /// Multiprocessors and bytes of shared memory of a block, for tiles that are compiled ahead.
 const H200: (u32, u32) = (132, 232_448);
 /// Bytes of shared memory of a block on the devices that have least, sm_120 and sm_121.
