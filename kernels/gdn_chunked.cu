@@ -6,7 +6,7 @@
 //   V' = T (β V − β e^G K̂ S);  O = e^G Q̂ S + P V';  S ← e^{G_n} S + K̂ᵀ (e^{G_n − G} V')
 //
 //   chunk_matrices  T, P and what scales rows: grid (HV, chunks, segments), block 128, all chunks at once
-//   delta_chunks    o, S: grid (HV, DV / 32, segments), block 128, one chunk after another
+//   delta_chunks    o, S: grid (HV, DV / COLUMNS, segments), block 128, one chunk after another
 //   both overlapped
 //
 // Chunks start at multiples of 64 of a segment, and segments where a chunk of their sequence does: then bits do not depend
@@ -15,14 +15,16 @@
 #include "common.cuh"
 
 static constexpr int C = 2 * HK * DK + HV * DV, B = C + HV * DV, A = B + HV;
-static constexpr int TOKENS = 64, COLUMNS = 32, TILES = COLUMNS / 8;
-static constexpr int STEPS = (DK + 15) / 16;       // of 16 rows of S
-static constexpr int ROW_TILES = (DK + 63) / 64;   // of 16 rows of S, of a warp
-static constexpr int LDT = TOKENS + 8;             // between columns of planes over tokens
-static constexpr int LDA = TOKENS + 4;             // between rows of A
+static constexpr int TOKENS = 64;
+static constexpr int STEPS = (DK + 15) / 16;          // of 16 rows of S
+static constexpr int ROW_TILES = (DK + 63) / 64;      // of 16 rows of S, of a warp
+static constexpr int COLUMNS = DK > 128 ? 16 : 32;    // of S, of a block
+static constexpr int TILES = COLUMNS / 8;
+static constexpr int LDT = TOKENS + 8;                // between columns of planes over tokens
+static constexpr int LDA = TOKENS + 4;                // between rows of A
 // Of a chunk and head: T and P [64, 64], of each row four scalars, and e^{G_n}.
 enum { AT_P = TOKENS * TOKENS, AT_ROWS = 2 * AT_P, AT_DECAY = AT_ROWS + 4 * TOKENS, CHUNK_FLOATS = AT_DECAY + 64 };
-enum { K_SCALE, Q_SCALE, BETA, WRITE };
+enum { K_SCALE, Q_SCALE, BETA, WRITE }; // x, y, z and w
 
 // Where a chunk's matrices lie: no two chunks of a batch have the same place.
 __device__ __forceinline__ float* chunk_of(float* chunks, u32 row, u32 seg, u32 h) {
@@ -50,15 +52,19 @@ struct Planes {
     }
 };
 
-// A factor of 16 rows, 16 columns from k on, spread over the warp.
+// A factor of 16 rows, 16 columns from k on, spread over the warp: as it was read, and split.
+struct Raw {
+    float2 x[4];
+    template <class F> __device__ __forceinline__ void read(u32 k, F pair) {
+        u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
+        x[0] = pair(g, k + t), x[1] = pair(g + 8, k + t), x[2] = pair(g, k + t + 8), x[3] = pair(g + 8, k + t + 8);
+    }
+};
 struct Fragment {
     u32 hi[4], lo[4];
-    template <class F> __device__ __forceinline__ void load(u32 k, F pair) {
-        u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
-        split(hi[0], lo[0], pair(g, k + t));
-        split(hi[1], lo[1], pair(g + 8, k + t));
-        split(hi[2], lo[2], pair(g, k + t + 8));
-        split(hi[3], lo[3], pair(g + 8, k + t + 8));
+    __device__ __forceinline__ Fragment(const Raw& raw) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) split(hi[i], lo[i], raw.x[i]);
     }
 };
 
@@ -106,25 +112,32 @@ chunk_matrices(float* chunks, const float* qkv, const float* proj, const float* 
             keys.set(i, r, y);
         }
         q2 = warp_sum(q2), k2 = warp_sum(k2);
-        if (lane == 0) {
-            const float* p = proj + (u64)(first + i) * ldp;
-            rq[i] = rsqrtf(q2 + 1e-6f) * rsqrtf((float)DK), rk[i] = rsqrtf(k2 + 1e-6f);
-            beta[i] = i < n ? sigmoid(p[B + h]) : 0.0f;
-            g[i] = i < n ? -expf(a_log[h]) * softplus(p[A + h] + dt_bias[h]) : 0.0f;
-        }
+        if (lane == 0) rq[i] = q2, rk[i] = k2;
+    }
+    if (threadIdx.x < TOKENS) {
+        u32 i = threadIdx.x;
+        const float* p = proj + (u64)(first + i) * ldp;
+        beta[i] = i < n ? sigmoid(p[B + h]) : 0.0f;
+        g[i] = i < n ? -expf(a_log[h]) * softplus(p[A + h] + dt_bias[h]) : 0.0f;
     }
     __syncthreads();
     if (threadIdx.x < TOKENS) {
         float sum = 0;
         for (u32 i = 0; i <= threadIdx.x; i++) sum += g[i];
         sums[threadIdx.x] = sum;
+    } else {
+        u32 i = threadIdx.x - TOKENS;
+        rq[i] = rsqrtf(rq[i] + 1e-6f) * rsqrtf((float)DK), rk[i] = rsqrtf(rk[i] + 1e-6f);
     }
     __syncthreads();
     float kk[TOKENS / 8][4] = {}, qk[TOKENS / 8][4] = {};
+    auto row_of_k = [&](u32 i, u32 r) { return vector_pair(k + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); };
+    auto row_of_q = [&](u32 i, u32 r) { return vector_pair(q + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); };
+    Raw next_k, next_q;
+    next_k.read(0, row_of_k), next_q.read(0, row_of_q);
     for (u32 step = 0; step < STEPS; step++) {
-        Fragment of_k, of_q;
-        of_k.load(step * 16, [&](u32 i, u32 r) { return vector_pair(k + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); });
-        of_q.load(step * 16, [&](u32 i, u32 r) { return vector_pair(q + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); });
+        Fragment of_k(next_k), of_q(next_q);
+        next_k.read(step * 16 + 16, row_of_k), next_q.read(step * 16 + 16, row_of_q); // beyond the last: zeros
 #pragma unroll
         for (int tile = 0; tile < TOKENS / 8; tile++) {
             if (tile >= 2 * (int)warp + 2) continue; // above the diagonal
@@ -184,7 +197,7 @@ struct State {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
 delta_chunks(float* o, const float* qkv, float* chunks, float* state, const u32* seg_row, const u32* seg_len,
              const u32* seg_slot, u32 ldo, u32 ldq) {
     launch_dependents();
@@ -204,34 +217,50 @@ delta_chunks(float* o, const float* qkv, float* chunks, float* state, const u32*
         const float* chunk = chunk_of(chunks, first, seg, h);
         const float *q = qkv + (u64)first * ldq + h / (HV / HK) * DK, *k = q + HK * DK;
         const float* v = qkv + (u64)first * ldq + 2 * HK * DK + h * DV + v0;
+        auto row_of_k = [&](u32 i, u32 r) { return vector_pair(k + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); };
+        auto row_of_q = [&](u32 i, u32 r) { return vector_pair(q + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); };
+        const float *t_rows = chunk + warp * 16 * TOKENS, *p_rows = t_rows + AT_P;
+        auto row_of_t = [&](u32 i, u32 j) { return *(const float2*)(t_rows + i * TOKENS + j); };
+        auto row_of_p = [&](u32 i, u32 j) { return *(const float2*)(p_rows + i * TOKENS + j); };
+        // What is needed next is read before what is needed now is worked on.
+        Raw next_k, next_q, next_t, next_p;
+        next_k.read(0, row_of_k), next_q.read(0, row_of_q);
+        float decay = chunk[AT_DECAY], value[TILES][4];
+        float4 rows[2]; // what scales this thread's two rows
+        rows[0] = *(const float4*)(chunk + AT_ROWS + (warp * 16 + threadIdx.x % 32 / 4) * 4);
+        rows[1] = *(const float4*)(chunk + AT_ROWS + (warp * 16 + threadIdx.x % 32 / 4 + 8) * 4);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+            each(value[tile], tile * 8, [&](u32 row, u32 c, float& x) {
+                x = warp * 16 + row < n && v0 + c < DV ? v[(u64)(warp * 16 + row) * ldq + c] : 0.0f;
+            });
         s.each([&](u32 r, u32 c, float& x) { of_s.set(c, r, x); });
         __syncthreads();
         float ks[TILES][4] = {}, y[TILES][4] = {}, d[TILES][4] = {};
         for (u32 step = 0; step < STEPS; step++) {
-            Fragment of_k, of_q;
-            of_k.load(step * 16, [&](u32 i, u32 r) { return vector_pair(k + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); });
-            of_q.load(step * 16, [&](u32 i, u32 r) { return vector_pair(q + (u64)(warp * 16 + i) * ldq, r, warp * 16 + i < n); });
+            Fragment of_k(next_k), of_q(next_q);
+            next_k.read(step * 16 + 16, row_of_k), next_q.read(step * 16 + 16, row_of_q); // beyond the last: zeros
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
                 multiply(ks[tile], of_k, of_s, tile * 8, step * 16);
                 multiply(y[tile], of_q, of_s, tile * 8, step * 16);
             }
         }
-        auto of_row = [&](u32 row, u32 which) { return chunk[AT_ROWS + (warp * 16 + row) * 4 + which]; };
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
-            each(ks[tile], tile * 8, [&](u32 row, u32 c, float x) {
-                u32 i = warp * 16 + row;
-                float value = i < n && v0 + c < DV ? v[(u64)i * ldq + c] : 0.0f;
-                rest.set(c, i, of_row(row, BETA) * value - of_row(row, K_SCALE) * x);
-            });
-            each(y[tile], tile * 8, [&](u32 row, u32, float& x) { x *= of_row(row, Q_SCALE); });
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float4 scale = rows[i / 2];
+                ks[tile][i] = scale.z * value[tile][i] - scale.x * ks[tile][i];
+                y[tile][i] *= scale.y;
+            }
+            each(ks[tile], tile * 8, [&](u32 row, u32 c, float x) { rest.set(c, warp * 16 + row, x); });
         }
+        next_t.read(0, row_of_t), next_p.read(0, row_of_p);
         __syncthreads();
-        const float *of_t = chunk + warp * 16 * TOKENS, *of_p = of_t + AT_P; // this warp's rows
         for (u32 step = 0; step <= warp; step++) { // T and P are zero above their diagonals
-            Fragment a;
-            a.load(step * 16, [&](u32 i, u32 j) { return *(const float2*)(of_t + i * TOKENS + j); });
+            Fragment a(next_t);
+            next_t.read((step * 16 + 16) % TOKENS, row_of_t);
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) multiply(d[tile], a, rest, tile * 8, step * 16);
         }
@@ -239,12 +268,12 @@ delta_chunks(float* o, const float* qkv, float* chunks, float* state, const u32*
         for (int tile = 0; tile < TILES; tile++)
             each(d[tile], tile * 8, [&](u32 row, u32 c, float x) {
                 values.set(c, warp * 16 + row, x);
-                writes.set(c, warp * 16 + row, of_row(row, WRITE) * x);
+                writes.set(c, warp * 16 + row, rows[row / 8].w * x);
             });
         __syncthreads();
         for (u32 step = 0; step <= warp; step++) {
-            Fragment a;
-            a.load(step * 16, [&](u32 i, u32 j) { return *(const float2*)(of_p + i * TOKENS + j); });
+            Fragment a(next_p);
+            next_p.read((step * 16 + 16) % TOKENS, row_of_p);
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) multiply(y[tile], a, values, tile * 8, step * 16);
         }
@@ -254,20 +283,22 @@ delta_chunks(float* o, const float* qkv, float* chunks, float* state, const u32*
                 u32 i = warp * 16 + row;
                 if (i < n && v0 + c < DV) o[(u64)(first + i) * ldo + h * DV + v0 + c] = x;
             });
-        float decay = chunk[AT_DECAY];
         s.each([&](u32, u32, float& x) { x *= decay; });
 #pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
+        for (int m = 0; m < ROW_TILES; m++) {
+            auto column_of_k = [&](u32 row, u32 i) { // a row of k̂ᵀ
+                u32 r = m * 64 + warp * 16 + row;
+                const float* x = k + (u64)i * ldq + r;
+                return make_float2(r < DK && i < n ? x[0] : 0.0f, r < DK && i + 1 < n ? x[ldq] : 0.0f);
+            };
+            next_k.read(0, column_of_k);
             for (u32 step = 0; step < TOKENS / 16; step++) {
-                Fragment of_k; // transposed: a row is one of S
-                of_k.load(step * 16, [&](u32 row, u32 i) {
-                    u32 r = m * 64 + warp * 16 + row;
-                    const float* x = k + (u64)i * ldq + r;
-                    return make_float2(r < DK && i < n ? x[0] : 0.0f, r < DK && i + 1 < n ? x[ldq] : 0.0f);
-                });
+                Fragment of_k(next_k);
+                next_k.read(step * 16 + 16, column_of_k); // beyond the last: zeros
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++) multiply(s.x[m][tile], of_k, writes, tile * 8, step * 16);
             }
+        }
     }
     s.each([&](u32 r, u32 c, float& x) {
         if (r < DK && v0 + c < DV) state[(u64)r * DV + v0 + c] = x;

@@ -88,7 +88,7 @@ fn bits(all: &[Vec<f32>]) -> Vec<u32> {
 
 /// Every sequence's outputs are those of the other run, up to a ten-thousandth of the largest.
 fn agree(name: &str, ours: &[Vec<f32>], theirs: &[Vec<f32>]) {
-    assert_eq!(ours.len(), theirs.len());
+    assert_eq!(ours.len(), theirs.len(), "{name}");
     for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
         assert!(ours.len() == theirs.len() && !ours.is_empty(), "{name}, sequence {i}");
         let size = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));

@@ -137,8 +137,6 @@ pub fn delta_rule(s: &GdnShape) -> (usize, u32) {
 
 /// Tokens of a chunk in gdn_chunked.cu.
 pub const GDN_CHUNK: usize = 64;
-/// Columns of the state that a block of `delta_chunks` has.
-const CHUNK_COLUMNS: usize = 32;
 
 /// Bytes that `chunk_matrices` writes at most for a batch, as `CHUNK_FLOATS` and `chunk_of` in gdn_chunked.cu.
 pub fn chunk_bytes(s: &GdnShape, rows: usize, segments: usize) -> usize {
@@ -152,10 +150,11 @@ pub fn chunk_matrices_smem(s: &GdnShape) -> u32 {
     (GDN_CHUNK * (GDN_CHUNK + 4 + 5) * 4 + keys) as u32
 }
 
-/// Blocks of `delta_chunks` for a head, and their shared memory.
+/// Blocks of `delta_chunks` for a head, and their shared memory, as `COLUMNS` and the planes in gdn_chunked.cu.
 pub fn delta_chunks(s: &GdnShape) -> (usize, u32) {
-    let columns = s.k_dim.next_multiple_of(64) + 8 + 3 * (GDN_CHUNK + 8);
-    (s.v_dim.div_ceil(CHUNK_COLUMNS), (2 * CHUNK_COLUMNS * columns * 2) as u32)
+    let columns = if s.k_dim > 128 { 16 } else { 32 };
+    let column = s.k_dim.next_multiple_of(64) + 8 + 3 * (GDN_CHUNK + 8);
+    (s.v_dim.div_ceil(columns), (2 * columns * column * 2) as u32)
 }
 
 /// The geometry that attention kernels bake in.
