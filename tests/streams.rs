@@ -67,6 +67,18 @@ fn every_tool_passes_when_nothing_is_wrong() {
 }
 
 #[test]
+fn settings_in_the_environment_do_not_stand_in_the_way_of_schemas() {
+    let place = Place::new();
+    for (tool, _) in COMMANDS {
+        for more in ["--schema", "--man", "--completions bash"] {
+            let settings = "CUTE_NVRTC=n CUTE_KERNEL_CACHE=k CUTE_DEVICE=cpu CUTE_WO_SPLIT=2";
+            let (code, stderr) = place.sh(&format!("{settings} {tool} {more} > /dev/null"));
+            assert_eq!(code, 0, "{tool} {more}: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn a_closed_stdout_is_trouble() {
     let place = Place::new();
     for (tool, command) in COMMANDS {

@@ -49,7 +49,7 @@ fn answer<A: CommandFactory + FromArgMatches>(
     command: &Command,
     body: impl FnOnce(A, Config) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let matches = match command.clone().try_get_matches() {
+    let matches = match parse(command) {
         Ok(matches) => matches,
         Err(e) if e.use_stderr() => {
             let _ = e.print();
@@ -66,6 +66,16 @@ fn answer<A: CommandFactory + FromArgMatches>(
     }
     let args = A::from_arg_matches(&matches).context("reading the arguments")?;
     body(args, Config::from_matches(command, &matches))
+}
+
+/// The arguments. A variable of the environment is none beside `--schema`, `--man` and `--completions`.
+fn parse(command: &Command) -> Result<ArgMatches, clap::Error> {
+    command.clone().try_get_matches().or_else(|e| {
+        let bare = command.clone().mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+        let asked =
+            |m: &ArgMatches| m.contains_id("schema") || m.contains_id("completions") || m.get_flag("man");
+        bare.try_get_matches().ok().filter(asked).ok_or(e)
+    })
 }
 
 /// True when an error says that the reader of our output has gone away.
