@@ -127,7 +127,7 @@ impl<B: Backend> Dispatcher<B> {
             resident_cap: knobs.resident_cap.unwrap_or(device_cap),
             knobs,
             workspaces,
-            cap_tokens: rows,
+            cap_tokens: rows.min(backend.fused_rows()),
             coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
             absent: 0,
             seen: BTreeSet::new(),
@@ -172,6 +172,7 @@ impl<B: Backend> Dispatcher<B> {
     pub(crate) fn coop_gdn(&self, backend: &B, batch: &Batch) -> bool {
         self.knobs.coop_gdn
             && batch.kind == BatchKind::Decode
+            && batch.segments.len() + self.absent <= self.cap_tokens
             && backend.coop_blocks(batch.segments.len() + self.absent) <= self.resident_cap
     }
 

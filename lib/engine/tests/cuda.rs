@@ -288,3 +288,23 @@ fn a_thousand_steps_give_the_same_bits_twice_with_poisoned_workspaces() {
     let first = run(0xff);
     assert_eq!(run(0x7f), first);
 }
+
+#[test]
+fn a_batch_that_no_fused_launch_takes_runs_on_the_paged_path_and_says_so() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = Checkpoint::open(&models().remove(0)).unwrap();
+    let mut config = EngineConfig { max_num_seqs: 17, max_model_len: 64, ..EngineConfig::default() };
+    config.knobs.coop_gdn = true;
+    let prompts: Vec<Vec<u32>> = (0..17).map(|i| vec![i + 1, 5]).collect();
+    let backend = cuda(&gpu, &checkpoint, Options::default());
+    let here = run_on(backend, &checkpoint, config.clone(), &prompts, &greedy(3));
+    assert!(
+        here.log.iter().any(|l| l.contains("outcome=paged reason=batch_exceeds_workspace")),
+        "{:?}",
+        here.log
+    );
+    let there = run(&checkpoint, config, &prompts, &greedy(3));
+    for (a, b) in here.outputs.iter().zip(&there.outputs) {
+        assert_eq!(a.token_ids, b.token_ids);
+    }
+}

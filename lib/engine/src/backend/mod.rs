@@ -176,6 +176,10 @@ pub trait Backend: Sized {
     fn name(&self) -> String;
     /// Blocks of a cooperative launch that are resident at once.
     fn resident_cap(&self) -> usize;
+    /// Most sequences that a fused launch takes.
+    fn fused_rows(&self) -> usize {
+        usize::MAX
+    }
     /// Blocks that a cooperative launch for so many sequences has.
     fn coop_blocks(&self, num_seqs: usize) -> usize;
 

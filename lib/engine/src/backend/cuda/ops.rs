@@ -122,8 +122,11 @@ impl Backend for Cuda {
     fn resident_cap(&self) -> usize {
         self.multiprocessors as usize
     }
-    fn coop_blocks(&self, num_seqs: usize) -> usize {
-        if num_seqs <= MAX_COOP_ROWS { self.multiprocessors as usize } else { usize::MAX }
+    fn fused_rows(&self) -> usize {
+        MAX_COOP_ROWS
+    }
+    fn coop_blocks(&self, _num_seqs: usize) -> usize {
+        self.multiprocessors as usize
     }
 
     fn chunk_multiple(&self) -> usize {
