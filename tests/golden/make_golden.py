@@ -173,6 +173,19 @@ def build(config, seed, bf16):
     text = flat(config)
     model = AutoModelForCausalLM.from_config(Qwen3_5TextConfig.from_dict(text), dtype=torch.float32, attn_implementation="eager")
     assert type(model).__name__ == "Qwen3_5ForCausalLM" and model.dtype == torch.float32
+    randomise(model, text, seed)
+    if bf16:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if not name.endswith(("A_log", "linear_attn.norm.weight")):
+                    p.copy_(p.to(torch.bfloat16).float())
+    return model.eval()
+
+
+def randomise(model, text, seed):
+    """Every parameter of a model of the family away from its neutral value."""
+    import torch
+
     g = torch.Generator().manual_seed(seed)
 
     def normal(shape, mean, std):
@@ -205,14 +218,9 @@ def build(config, seed, bf16):
                 p.copy_(normal(p.shape, 0.0, 0.5))
             else:
                 gain = {"in_proj_a.weight": 0.7, "in_proj_b.weight": 1.5}.get(last, 1.2)
-                p.copy_(normal(p.shape, 0.0, gain / math.sqrt(p.shape[1])))
+                p.copy_(normal(p.shape, 0.0, gain / math.sqrt(p.shape[-1])))
                 if last == "in_proj_qkv.weight":
                     p[2 * key_dim :] *= 0.1  # small values: the gated norm's eps and the scale of q then show
-        if bf16:
-            for name, p in model.named_parameters():
-                if not name.endswith(("A_log", "linear_attn.norm.weight")):
-                    p.copy_(p.to(torch.bfloat16).float())
-    return model.eval()
 
 
 def store(folder, config, model, how, seed):

@@ -6,7 +6,9 @@
 
 use crate::Error;
 use crate::keys::{Keys, object};
-use crate::refuse;
+use crate::moe::Moe;
+use crate::quantization::Quantization;
+use crate::refuse::{self, Family};
 use serde_json::{Map, Value};
 
 /// The kind of a layer's token mixer.
@@ -39,8 +41,12 @@ pub struct Config {
     pub vocab_size: usize,
     /// width of the residual stream
     pub hidden_size: usize,
-    /// width of the MLP
+    /// width of the dense MLP; 0 when no layer has one
     pub intermediate_size: usize,
+    /// the experts, when layers have them
+    pub moe: Option<Moe>,
+    /// whose model text and tensor names these are
+    pub family: Family,
     /// number of decoder layers
     pub num_hidden_layers: usize,
     /// kind of each layer
@@ -106,6 +112,15 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, by key, value and expectation.
     pub fn parse(config: (&str, &[u8]), generation: Option<(&str, &[u8])>) -> Result<Config, Error> {
+        Ok(Self::with_quantization(config, generation, None)?.0)
+    }
+
+    /// As [`Config::parse`], with what config.json and hf_quant_config.json, when there is one, say of quantised weights.
+    pub(crate) fn with_quantization(
+        config: (&str, &[u8]),
+        generation: Option<(&str, &[u8])>,
+        modelopt: Option<(&str, &[u8])>,
+    ) -> Result<(Config, Option<Quantization>), Error> {
         let (file, text) = config;
         let root_map = object(file, text)?;
         let root = Keys { file, prefix: "", map: &root_map };
@@ -113,9 +128,15 @@ impl Config {
             Some(map) => Keys { file, prefix: "text_config.", map },
             None => root,
         };
-        let (architecture, model_type) = refuse::kind(&root, &t)?;
-        refuse::features(&root, &t)?;
-        let mut out = dimensions(&t, architecture, model_type)?;
+        let (architecture, model_type, family) = refuse::kind(&root, &t)?;
+        refuse::features(&t)?;
+        let modelopt = match modelopt {
+            Some((file, text)) => Some((file, object(file, text)?)),
+            None => None,
+        };
+        let modelopt = modelopt.as_ref().map(|(file, map)| Keys { file, prefix: "", map });
+        let quantization = Quantization::parse(&root, &t, modelopt.as_ref())?;
+        let mut out = dimensions(&t, architecture, model_type, family)?;
         (out.rope_theta, out.partial_rotary_factor) = rope(&root, &t)?;
         out.rms_norm_eps = rms_norm_eps(&t)?;
         out.tie_word_embeddings =
@@ -131,7 +152,12 @@ impl Config {
                 out.eos_token_ids = eos(&keys, out.vocab_size)?;
             }
         }
-        Ok(out)
+        Ok((out, quantization))
+    }
+
+    /// Whether a layer has experts in place of a dense MLP.
+    pub fn is_sparse(&self, layer: usize) -> bool {
+        self.moe.as_ref().is_some_and(|m| m.sparse.get(layer) == Some(&true))
     }
 
     /// Checks what two keys must say together.
@@ -155,12 +181,24 @@ impl Config {
 
 /// The counts, and the kind of each layer. The limits are far above every published model and low enough
 /// that no product of two or three of them overflows.
-fn dimensions(t: &Keys<'_>, architecture: String, model_type: String) -> Result<Config, Error> {
+fn dimensions(
+    t: &Keys<'_>,
+    architecture: String,
+    model_type: String,
+    family: Family,
+) -> Result<Config, Error> {
     let num_hidden_layers = t.count("num_hidden_layers", 1 << 12)?;
+    let moe = match family {
+        Family::Qwen35 => None,
+        _ => Some(Moe::parse(t, family, num_hidden_layers)?),
+    };
+    let dense = moe.as_ref().is_none_or(|m| m.sparse.contains(&false));
     Ok(Config {
         vocab_size: t.count("vocab_size", 1 << 24)?,
         hidden_size: t.count("hidden_size", 1 << 20)?,
-        intermediate_size: t.count("intermediate_size", 1 << 22)?,
+        intermediate_size: if dense { t.count("intermediate_size", 1 << 22)? } else { 0 },
+        moe,
+        family,
         num_hidden_layers,
         layer_types: layer_types(t, num_hidden_layers)?,
         num_attention_heads: t.count("num_attention_heads", 1 << 12)?,
@@ -330,9 +368,20 @@ impl From<&Config> for Map<String, Value> {
             "tie_word_embeddings": c.tie_word_embeddings,
             "vocab_size": c.vocab_size,
         });
-        match value {
+        let mut map = match value {
             Value::Object(map) => map,
             _ => Map::new(),
+        };
+        if let Some(m) = &c.moe {
+            map.insert("moe_intermediate_size".to_owned(), m.moe_intermediate_size.into());
+            map.insert("norm_topk_prob".to_owned(), m.norm_topk_prob.into());
+            map.insert("num_experts".to_owned(), m.num_experts.into());
+            map.insert("num_experts_per_tok".to_owned(), m.num_experts_per_tok.into());
+            let shared = m.shared_expert_intermediate_size;
+            map.insert("shared_expert_intermediate_size".to_owned(), shared.into());
+            let dense = (0..c.num_hidden_layers).filter(|l| !c.is_sparse(*l));
+            map.insert("mlp_only_layers".to_owned(), dense.collect());
         }
+        map
     }
 }

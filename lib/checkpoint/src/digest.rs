@@ -13,10 +13,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Files beside the weights that decide what the model says.
-pub(crate) const DEFINING: [&str; 6] = [
+pub(crate) const DEFINING: [&str; 7] = [
     "chat_template.jinja",
     "config.json",
     "generation_config.json",
+    "hf_quant_config.json",
     shards::INDEX,
     "tokenizer.json",
     "tokenizer_config.json",

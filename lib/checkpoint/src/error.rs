@@ -197,6 +197,76 @@ pub enum Error {
         /// what it looks like
         hint: String,
     },
+    /// scales have an element type that scales of their kind do not have
+    #[error("{file}: scale {tensor} has dtype {found}: expected {expected}")]
+    ScaleDtype {
+        /// path of the file
+        file: String,
+        /// full name of the scales
+        tensor: String,
+        /// dtype in the file
+        found: String,
+        /// what it should be
+        expected: String,
+    },
+    /// packed codes without their scales
+    #[error(
+        "{file}: tensor {tensor} has dtype {dtype}, and there is no {scale}: packed weights need their scales"
+    )]
+    MissingScale {
+        /// path of the file with the codes
+        file: String,
+        /// full name of the codes
+        tensor: String,
+        /// their dtype
+        dtype: String,
+        /// full name of the scales
+        scale: String,
+    },
+    /// a tensor that means another format stands beside a weight
+    #[error(
+        "{file}: {other} stands beside tensor {tensor} of dtype {dtype}: expected one format for a weight"
+    )]
+    StrayScale {
+        /// path of the file with the second tensor
+        file: String,
+        /// full name of the weight
+        tensor: String,
+        /// its dtype
+        dtype: String,
+        /// full name of what stands beside it
+        other: String,
+    },
+    /// a global scale that cannot be one
+    #[error("{file}: scale {tensor} is {found}: expected a finite number above 0")]
+    ScaleValue {
+        /// path of the file
+        file: String,
+        /// full name of the scale
+        tensor: String,
+        /// its value
+        found: f32,
+    },
+    /// a tensor is packed in a way that the config does not allow
+    #[error("{file}: tensor {tensor} is packed as {format}: {why}")]
+    Contradiction {
+        /// path of the file
+        file: String,
+        /// full name of the codes
+        tensor: String,
+        /// the format, in this build's words
+        format: String,
+        /// what is said against it
+        why: String,
+    },
+    /// quantised weights are announced, and there are none
+    #[error("{file}: quantisation {algo} is announced: no tensor is packed")]
+    NothingPacked {
+        /// path of the file that says so
+        file: String,
+        /// the algorithm, in its own words
+        algo: String,
+    },
     /// embeddings are tied, and yet there is another output matrix
     #[error(
         "{file}: {head} differs from {embed}{at}: config.json says tie_word_embeddings true, so they must be equal"

@@ -39,6 +39,7 @@ pub fn memory_plan(
         max_num_seqs,
         max_model_len,
         weight_bytes,
+        unpacked_weight_bytes: weight_bytes,
         kv_bytes_per_token,
         recurrent_bytes_per_sequence,
         page_size,

@@ -2,8 +2,9 @@
 
 use crate::{ChatTemplate, Checkpoint};
 use cute_records::digest::sha256;
-use cute_records::{Count, FileDigest, MemoryPlan, Model};
+use cute_records::{Count, FileDigest, MemoryPlan, Model, WeightFormat};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 impl Checkpoint {
     /// The record of this checkpoint. `files` is what [`Checkpoint::digest`] gave, `plan` what
@@ -12,11 +13,22 @@ impl Checkpoint {
         let c = &self.config;
         let (mut bytes, mut dtypes) = (Count::new(), Count::new());
         let mut parameters = 0;
-        for weight in self.tensors.values() {
-            let entry = &weight.located.entry;
-            *bytes.entry(weight.module.to_owned()).or_default() += entry.bytes;
-            *dtypes.entry(weight.dtype.name().to_owned()).or_default() += 1;
-            parameters += entry.bytes / weight.dtype.size() as u64;
+        let mut groups: BTreeMap<(&str, &str), WeightFormat> = BTreeMap::new();
+        for source in &self.sources {
+            let (module, format) = (source.module, source.format().name());
+            *bytes.entry(module.to_owned()).or_default() += source.bytes();
+            for (stored, _) in source.stored() {
+                *dtypes.entry(format!("{:?}", stored.entry.dtype)).or_default() += 1;
+            }
+            parameters += source.parameters();
+            let group = groups.entry((module, format)).or_insert_with(|| WeightFormat {
+                module: module.to_owned(),
+                format: format.to_owned(),
+                ..WeightFormat::default()
+            });
+            group.tensors += 1;
+            group.parameters += source.parameters();
+            group.bytes += source.bytes();
         }
         let tokenizer = files.iter().find(|f| f.name == "tokenizer.json");
         Model {
@@ -28,6 +40,8 @@ impl Checkpoint {
             full_attention_layers: c.full_attention_layers(),
             parameters,
             bytes_by_module: bytes,
+            quantization: self.quantization.as_ref().map(|q| format!("{} {}", q.method.name(), q.algo)),
+            formats: groups.into_values().collect(),
             tensors_by_dtype: dtypes,
             skipped: self.skipped.clone(),
             tokenizer_sha256: tokenizer.map(|f| f.sha256.clone()),

@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 
 /// Element types the engine computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dtype {
     /// bfloat16: the upper half of an f32
     BF16,
@@ -74,6 +74,15 @@ impl Tensor {
             Dtype::F16 => pairs(&self.bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::F32 => quads(&self.bytes).map(f32::from_le_bytes).collect(),
         }
+    }
+
+    /// The same tensor with f32 elements.
+    pub fn into_f32(self) -> Tensor {
+        if self.dtype == Dtype::F32 {
+            return self;
+        }
+        let bytes = self.to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
+        Tensor { dtype: Dtype::F32, bytes, ..self }
     }
 
     /// The bits of the elements when they are bf16.

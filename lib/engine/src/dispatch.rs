@@ -49,6 +49,8 @@ pub struct Situation {
     pub is_decode_only: bool,
     /// the layer may take a fused path
     pub layer_allowed: bool,
+    /// the layer has experts in place of the MLP that fused paths compute
+    pub sparse: bool,
     /// sequences in the batch
     pub num_seqs: usize,
     /// blocks its cooperative launch has
@@ -71,6 +73,9 @@ pub fn choose(fusion: bool, path: PathKnob, s: &Situation) -> Decision {
     if !s.layer_allowed {
         return decision(Path::Paged, "layer_not_listed");
     }
+    if s.sparse {
+        return decision(Path::Paged, "mixture_of_experts");
+    }
     if s.num_seqs > s.cap_tokens {
         return decision(Path::Paged, "batch_exceeds_workspace");
     }
@@ -91,6 +96,8 @@ pub type LogSink = Box<dyn FnMut(&str) + Send>;
 pub struct Dispatcher<B: Backend> {
     knobs: Knobs,
     workspaces: BTreeMap<usize, Workspace<B>>,
+    /// layers with experts
+    sparse: BTreeSet<usize>,
     cap_tokens: usize,
     resident_cap: usize,
     coop_launch_fails: bool,
@@ -115,7 +122,8 @@ impl<B: Backend> Dispatcher<B> {
         let mut workspaces = BTreeMap::new();
         if knobs.fusion {
             let slots = config.num_key_value_heads * knobs.wo_split;
-            for layer in config.full_attention_layers().into_iter().filter(|l| knobs.allows(*l)) {
+            let dense = |l: &usize| knobs.allows(*l) && !config.is_sparse(*l);
+            for layer in config.full_attention_layers().into_iter().filter(dense) {
                 let mut ws =
                     Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
                 ws.regions.on = knobs.region_timing;
@@ -127,6 +135,7 @@ impl<B: Backend> Dispatcher<B> {
             resident_cap: knobs.resident_cap.unwrap_or(device_cap),
             knobs,
             workspaces,
+            sparse: (0..config.num_hidden_layers).filter(|l| config.is_sparse(*l)).collect(),
             cap_tokens: rows.min(backend.fused_rows()),
             coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
             absent: 0,
@@ -182,6 +191,7 @@ impl<B: Backend> Dispatcher<B> {
         let situation = Situation {
             is_decode_only: batch.kind == BatchKind::Decode,
             layer_allowed: self.knobs.allows(layer),
+            sparse: self.sparse.contains(&layer),
             num_seqs,
             blocks: backend.coop_blocks(num_seqs),
             cap_tokens: self.cap_tokens,

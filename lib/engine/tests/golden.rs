@@ -2,17 +2,25 @@
 
 mod common;
 
-use common::{expected, golden_models, greedy, logits, root, run, tiny};
+use common::{expected, format_models, golden_models, greedy, logits, root, run, tiny};
 use cute_checkpoint::Checkpoint;
 use cute_engine::EngineConfig;
 use cute_engine::backend::Cpu;
+use std::path::PathBuf;
 
 /// f32 against f32 in another order of summation; logits have a standard deviation of about 2.
 const TOLERANCE: f32 = 1e-4;
 
+/// All models with golden logits.
+fn models() -> Vec<PathBuf> {
+    let all = [golden_models(), format_models()].concat();
+    assert!(all.len() >= 15, "golden models are missing: {all:?}");
+    all
+}
+
 #[test]
 fn logits_agree_with_transformers_on_every_golden_model() {
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
         let ours = logits(&Cpu::default(), &checkpoint, &e, &[]);
@@ -30,7 +38,7 @@ fn logits_agree_with_transformers_on_every_golden_model() {
 
 #[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
         let whole: Vec<u32> =
@@ -46,7 +54,7 @@ fn a_prompt_cut_anywhere_gives_the_same_bits() {
 
 #[test]
 fn greedy_continuations_are_identical_on_every_golden_model() {
-    for dir in golden_models() {
+    for dir in models() {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let e = expected(&dir);
         let config = EngineConfig { max_model_len: 256, ..EngineConfig::default() };

@@ -111,7 +111,8 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
     };
     let weights = checkpoint.weight_bytes();
     let shape = &checkpoint.config;
-    let plan = memory_plan(shape, weights, element, args.max_num_seqs, max_model_len, args.page_size);
+    let mut plan = memory_plan(shape, weights, element, args.max_num_seqs, max_model_len, args.page_size);
+    plan.unpacked_weight_bytes = checkpoint.unpacked_bytes();
     let mut model = checkpoint.model(files, template.as_ref(), plan);
     let mut findings = Vec::new();
     if args.scan {

@@ -80,47 +80,61 @@ fn other_kinds_of_checkpoint_are_refused_by_name() {
         |d| {
             fs::write(d.join("hf_quant_config.json"), r#"{"quantization": {"quant_algo": "NVFP4"}}"#).unwrap()
         },
-        "DIR/hf_quant_config.json: quantisation ModelOpt NVFP4 is not supported: it needs the dequantisation of its packed weights and scales; use the bf16 checkpoint",
+        "DIR/hf_quant_config.json: quantisation NVFP4 is announced: no tensor is packed",
     );
-    let needs = "it needs the dequantisation of its packed weights and scales; use the bf16 checkpoint";
-    for (quantization, name) in [
-        (json!({"quant_method": "fp8", "weight_block_size": [128, 128]}), "block FP8 (quant_method \"fp8\")"),
-        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), "ModelOpt NVFP4"),
-        (json!({"quant_method": "awq", "bits": 4}), "AWQ"),
-        (json!({"quant_method": "gptq", "bits": 4}), "GPTQ"),
+    let reads = "this build reads block FP8, ModelOpt and compressed-tensors FP8 and NVFP4";
+    let integers = "packed integers with zero points and the order of their groups";
+    for (quantization, name, needs) in [
         (
-            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}),
-            "compressed-tensors nvfp4-pack-quantized",
+            json!({"quant_method": "awq", "bits": 4}),
+            "AWQ",
+            "4-bit integers with zero points, in AWQ's column order",
         ),
-        (json!({"quant_method": "bitsandbytes"}), "quant_method \"bitsandbytes\""),
+        (json!({"quant_method": "gptq", "bits": 4}), "GPTQ", integers),
+        (json!({"quant_method": "bitsandbytes"}), "bitsandbytes", "its nf4 table and nested scales"),
+        (json!({"load_in_4bit": true}), "bitsandbytes", "its nf4 table and nested scales"),
+        (json!({"quant_method": "mxfp4"}), "MXFP4", "blocks of 32 with bare exponents as scales"),
+        (
+            json!({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}),
+            "ModelOpt NVFP4_AWQ",
+            "another algorithm",
+        ),
+        (
+            json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}),
+            "ModelOpt W4A8_AWQ",
+            "another algorithm",
+        ),
+        (json!({"quant_method": "hqq"}), "quant_method \"hqq\"", "the dequantisation of its packed weights"),
+        (json!({"bits": 4}), "quantization_config without quant_method", "to know who packed the weights"),
     ] {
-        let expect = format!("DIR/config.json: quantisation {name} is not supported: {needs}");
+        let expect =
+            format!("DIR/config.json: quantisation {name} is not supported: it needs {needs}; {reads}");
         config("quantization_config", quantization, &expect);
     }
     config(
         "num_experts",
         json!(256),
-        "DIR/config.json: a mixture of experts (Qwen3_5ForCausalLM, qwen3_5_text) is not supported: it needs a router, routed experts and the gated shared expert in place of the dense MLP",
+        "DIR/config.json: num_experts is 256: expected none, because Qwen3_5ForCausalLM is dense",
     );
     config(
         "architectures",
         json!(["Qwen3_5MoeForConditionalGeneration"]),
-        "DIR/config.json: a mixture of experts (Qwen3_5MoeForConditionalGeneration, qwen3_5_text) is not supported: it needs a router, routed experts and the gated shared expert in place of the dense MLP",
+        "DIR/config.json: model_type is \"qwen3_5_text\": expected \"qwen3_5_moe_text\", which Qwen3_5MoeForConditionalGeneration has",
     );
     config(
         "architectures",
         json!(["Qwen3NextForCausalLM"]),
-        "DIR/config.json: qwen3_next (Qwen3NextForCausalLM) is not supported: it needs in_proj_qkvz and in_proj_ba taken apart per key head, and the mixture of experts",
+        "DIR/config.json: model_type is \"qwen3_5_text\": expected \"qwen3_next\", which Qwen3NextForCausalLM has",
     );
     config(
         "architectures",
         json!(["LlamaForCausalLM"]),
-        "DIR/config.json: architecture LlamaForCausalLM is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration",
+        "DIR/config.json: architecture LlamaForCausalLM is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, Qwen3NextForCausalLM",
     );
     config(
         "model_type",
         json!("llama"),
-        "DIR/config.json: model_type is \"llama\": expected \"qwen3_5_text\"",
+        "DIR/config.json: model_type is \"llama\": expected \"qwen3_5_text\", which Qwen3_5ForCausalLM has",
     );
 }
 
@@ -130,7 +144,7 @@ fn a_config_that_cannot_be_is_refused_with_its_numbers() {
         (
             "architectures",
             json!(null),
-            "no architectures: expected a list with one of Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration",
+            "no architectures: expected a list with one of Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, Qwen3NextForCausalLM",
         ),
         ("architectures", json!([]), "architectures is []: expected a list with one name"),
         ("vocab_size", json!(null), "no vocab_size: expected an integer from 1 to 16777216"),

@@ -7,15 +7,17 @@
 pub mod cpu;
 pub mod cuda;
 mod fused;
+mod moe;
 
 pub use cpu::Cpu;
 pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
+pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
 
 use crate::Error;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Path};
 use crate::rope::Rope;
-use cute_checkpoint::{Config, Tensor};
+use cute_checkpoint::{Config, Format, Tensor, Weight};
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,6 +190,15 @@ pub trait Backend: Sized {
         1
     }
 
+    /// Whether [`Backend::packed_matrix`] takes weights of a format.
+    fn runs_format(&self, format: Format) -> bool {
+        !format.is_packed()
+    }
+    /// Whether [`Backend::add_weighted`] is there, without which there are no experts.
+    fn runs_experts(&self) -> bool {
+        false
+    }
+
     /// A zeroed buffer.
     fn buf(&self, rows: usize, width: usize) -> Result<Self::Buf, Error>;
     /// Loads a vector.
@@ -196,6 +207,12 @@ pub trait Backend: Sized {
     fn taps(&self, tensor: &Tensor) -> Result<Self::Vector, Error>;
     /// Loads matrices with equal `in`, stacked by rows.
     fn matrix(&self, tensors: &[Tensor]) -> Result<Self::Matrix, Error>;
+    /// Loads matrices with equal `in`, stacked by rows, some of them packed. A device may keep them packed; their
+    /// values are those of [`Weight::to_f32`].
+    fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Self::Matrix, Error> {
+        let packed = weights.iter().find(|w| w.format().is_packed());
+        Err(self.not_yet(&format!("{} weights", packed.map_or("packed", |w| w.format().name()))))
+    }
     /// A bf16 matrix of `outputs` rows of random weights with variance `1 / inputs`, for measurements.
     fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
@@ -216,6 +233,14 @@ pub trait Backend: Sized {
     fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {
         let _ = (layer, regions);
         Ok(())
+    }
+
+    /// The error for what this device does not run.
+    fn not_yet(&self, what: &str) -> Error {
+        Error::Config(format!(
+            "{what} on {} are not supported yet: run on the CPU (--device cpu)",
+            self.name()
+        ))
     }
 
     /// Zeroes conv_state and recurrent_state of a slot in every layer.
@@ -268,6 +293,17 @@ pub trait Backend: Sized {
     fn argmax(&self, out: &mut Self::Buf, logits: &Self::Buf, rows: usize) -> Result<(), Error>;
     /// Copies rows: `out[i] = x[rows[i]]`
     fn select(&self, out: &mut Self::Buf, x: &Self::Buf, rows: &[usize]) -> Result<(), Error>;
+    /// `x[rows[i]] += weights[i] · y[i]`, i ascending; product and sum rounded separately.
+    fn add_weighted(
+        &self,
+        x: &mut Self::Buf,
+        y: &Self::Buf,
+        rows: &[usize],
+        weights: &[f32],
+    ) -> Result<(), Error> {
+        let _ = (x, y, rows, weights);
+        Err(self.not_yet("mixtures of experts"))
+    }
 
     /// Norms and rotates q and k in place, and writes k and v to the pages.
     fn qk_norm_rope_kv(
@@ -384,6 +420,23 @@ pub trait Backend: Sized {
         self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
+    }
+    /// Which experts each row takes, and with what weight, from the router's logits `[rows, E]`: softmax, the `k` largest,
+    /// divided by their sum when `normalise`.
+    fn route(&self, logits: &Self::Buf, k: usize, normalise: bool, rows: usize) -> Result<Routing, Error> {
+        moe::route(self, logits, k, normalise, rows)
+    }
+    /// `mixed = Σ w_e · expert_e(n)` over the experts that a row takes, in ascending order. Reads chosen experts only.
+    fn experts(&self, layer: &mut MoeLayer<'_, Self>, routing: &Routing, rows: usize) -> Result<(), Error> {
+        moe::experts(self, layer, routing, rows)
+    }
+    /// `mixed += sigmoid(w_sg · n) · shared_expert(n)`
+    fn shared_expert(&self, layer: &mut MoeLayer<'_, Self>, rows: usize) -> Result<(), Error> {
+        moe::shared_expert(self, layer, rows)
+    }
+    /// Fused: `x += moe(rms_norm(x))`: router, experts, shared expert.
+    fn moe(&self, layer: MoeLayer<'_, Self>, rows: usize) -> Result<(), Error> {
+        moe::moe(self, layer, rows)
     }
     /// Fused: `x += mlp(rms_norm(x))` with the down product split over [`MLP_SPLIT`] slots (path `lite`).
     fn fused_mlp(

@@ -2,7 +2,7 @@
 
 use super::gated_attention::GatedAttention;
 use super::gated_delta_net::GatedDeltaNet;
-use super::mlp::Mlp;
+use super::mlp::{Feed, Mlp};
 use super::{Loader, Scratch};
 use crate::Error;
 use crate::backend::{Backend, CoopLayer};
@@ -15,7 +15,7 @@ pub(super) struct DecoderLayer<B: Backend> {
     input_layernorm: B::Vector,
     token_mixer: TokenMixer<B>,
     post_attention_layernorm: B::Vector,
-    mlp: Mlp<B>,
+    mlp: Feed<B>,
     eps: f32,
 }
 
@@ -55,7 +55,7 @@ impl<B: Backend> DecoderLayer<B> {
             input_layernorm: load.vector("input_layernorm.weight")?,
             token_mixer,
             post_attention_layernorm: load.vector("post_attention_layernorm.weight")?,
-            mlp: Mlp::load(&load.below("mlp"), c)?,
+            mlp: Feed::load(&load.below("mlp"), c, index)?,
             eps: c.rms_norm_eps,
         })
     }
@@ -79,17 +79,17 @@ impl<B: Backend> DecoderLayer<B> {
         let input_norm = (&self.input_layernorm, self.eps);
         let norm = (&self.post_attention_layernorm, self.eps);
         let mut path = decision.map_or(Path::Paged, |d| d.path);
-        match &self.token_mixer {
-            TokenMixer::GatedDeltaNet(gdn) if dispatcher.coop_gdn(b, batch) => {
-                let mlp = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
+        match (&self.token_mixer, self.mlp.dense()) {
+            (TokenMixer::GatedDeltaNet(gdn), Some(mlp)) if dispatcher.coop_gdn(b, batch) => {
+                let mlp = mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
                 let scratch = (&mut s.gdn_proj, &mut s.qkv, &mut s.o, &mut s.gate_up, &mut s.act);
                 b.coop_gdn(gdn.coop(mlp, scratch, cache, input_norm), batch)?;
                 return Ok(Path::Coop);
             }
-            TokenMixer::GatedDeltaNet(gdn) => gdn.forward(b, batch, cache, s, input_norm)?,
-            TokenMixer::GatedAttention(attention) => {
-                if let Some(decision) = decision.filter(|d| d.path == Path::Coop) {
-                    match self.coop(step, attention, cache, s, dispatcher) {
+            (TokenMixer::GatedDeltaNet(gdn), _) => gdn.forward(b, batch, cache, s, input_norm)?,
+            (TokenMixer::GatedAttention(attention), mlp) => {
+                if let (Some(decision), Some(mlp)) = (decision.filter(|d| d.path == Path::Coop), mlp) {
+                    match self.coop(step, (attention, mlp), cache, s, dispatcher) {
                         Ok(()) => return Ok(Path::Coop),
                         Err(e) => dispatcher.fallback(self.index, &decision, e)?,
                     }
@@ -98,9 +98,9 @@ impl<B: Backend> DecoderLayer<B> {
                 attention.forward(b, batch, cache, s, input_norm, rope)?;
             }
         }
-        match (path, dispatcher.workspace(self.index)) {
-            (Path::Lite, Some(ws)) => {
-                let layer = self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
+        match (path, dispatcher.workspace(self.index), self.mlp.dense()) {
+            (Path::Lite, Some(ws), Some(mlp)) => {
+                let layer = mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
                 b.fused_mlp(layer, ws, rows)?;
             }
             _ => self.mlp.forward(b, s, norm, rows)?,
@@ -111,7 +111,7 @@ impl<B: Backend> DecoderLayer<B> {
     fn coop(
         &self,
         step: &Step<'_, B>,
-        attention: &GatedAttention<B>,
+        (attention, mlp): (&GatedAttention<B>, &Mlp<B>),
         cache: &mut B::Cache,
         s: &mut Scratch<B>,
         dispatcher: &mut Dispatcher<B>,
@@ -125,7 +125,7 @@ impl<B: Backend> DecoderLayer<B> {
         };
         let norm = (&self.post_attention_layernorm, self.eps);
         let layer = CoopLayer {
-            mlp: self.mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm),
+            mlp: mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm),
             attn: &mut s.attn,
             proj: &mut s.attn_proj,
             cache,

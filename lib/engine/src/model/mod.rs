@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher, Path};
 use crate::rope::Rope;
-use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor};
+use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor, Weight};
 use decoder_layer::{DecoderLayer, Step};
 use std::collections::BTreeMap;
 
@@ -33,8 +33,11 @@ impl<B: Backend> Model<B> {
     /// Loads the weights; positions up to `max_model_len` get their rotary angles.
     ///
     /// # Errors
-    /// When a tensor is missing, unreadable or does not fit on the device.
+    /// When the device does not run weights of this format or experts, or a tensor is unreadable or does not fit on it.
     pub fn load(backend: &B, checkpoint: &Checkpoint, max_model_len: usize) -> Result<Self, Error> {
+        if let Some(format) = checkpoint.formats().into_iter().find(|f| !backend.runs_format(*f)) {
+            return Err(backend.not_yet(&format!("{} weights", format.name())));
+        }
         Self::build(backend, checkpoint.config.clone(), &Weights::Checkpoint(checkpoint), max_model_len)
     }
 
@@ -53,6 +56,9 @@ impl<B: Backend> Model<B> {
         weights: &Weights<'_>,
         max_model_len: usize,
     ) -> Result<Self, Error> {
+        if config.moe.is_some() && !backend.runs_experts() {
+            return Err(backend.not_yet("mixtures of experts"));
+        }
         let load = Loader { backend, weights, prefix: String::new() };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let (mut kv_layer, mut state_layer) = (0, 0);
@@ -152,6 +158,12 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         }
     }
+    fn weight(&self, name: &str) -> Result<Weight, Error> {
+        match self.weights {
+            Weights::Checkpoint(checkpoint) => Ok(checkpoint.weight(&format!("{}{name}", self.prefix))?),
+            Weights::Random(_) => Ok(Weight::Plain(self.tensor(name)?)),
+        }
+    }
     fn vector(&self, name: &str) -> Result<B::Vector, Error> {
         self.backend.vector(&self.tensor(name)?)
     }
@@ -170,8 +182,11 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
             return self.backend.random_matrix(outputs, inputs, digest_seed(&self.prefix));
         }
-        let tensors = names.iter().map(|n| self.tensor(n)).collect::<Result<Vec<_>, _>>()?;
-        self.backend.matrix(&tensors)
+        let weights = names.iter().map(|n| self.weight(n)).collect::<Result<Vec<_>, _>>()?;
+        if weights.iter().any(|w| w.format().is_packed()) {
+            return self.backend.packed_matrix(weights);
+        }
+        self.backend.matrix(&weights.into_iter().map(Weight::into_tensor).collect::<Vec<_>>())
     }
 }
 

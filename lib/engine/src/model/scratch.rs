@@ -1,7 +1,7 @@
 //! Every activation buffer: name, shape, who writes it. Allocated once; a step allocates none.
 
 use crate::Error;
-use crate::backend::{AttentionShape, Backend, GdnShape};
+use crate::backend::{AttentionShape, Backend, GdnShape, MoeScratch};
 use cute_checkpoint::Config;
 
 /// Activation buffers for up to `rows` tokens a step.
@@ -26,6 +26,8 @@ pub struct Scratch<B: Backend> {
     pub gate_up: B::Buf,
     /// `silu(gate) · up` `[rows, I]`
     pub act: B::Buf,
+    /// of layers with experts, where there are any
+    pub moe: Option<MoeScratch<B>>,
     /// `[logit rows, vocab_size]`
     pub logits: B::Buf,
     /// the largest logit and its id `[logit rows, 2]`
@@ -52,6 +54,10 @@ impl<B: Backend> Scratch<B> {
             attn: buf(attention.num_heads * attention.head_dim)?,
             gate_up: buf(2 * c.intermediate_size)?,
             act: buf(c.intermediate_size)?,
+            moe: match &c.moe {
+                Some(m) => Some(MoeScratch::new(backend, m, c.hidden_size, rows)?),
+                None => None,
+            },
             logits: backend.buf(logit_rows, c.vocab_size)?,
             top: backend.buf(logit_rows, 2)?,
         })

@@ -17,9 +17,18 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The random-weight models with golden logits.
+/// The random-weight models with golden logits: dense, with plain weights.
 pub fn golden_models() -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = std::fs::read_dir(root().join("tests/golden"))
+    models_in("tests/golden")
+}
+
+/// The quantised, MoE and qwen3_next models with golden logits.
+pub fn format_models() -> Vec<PathBuf> {
+    models_in("tests/golden/formats")
+}
+
+fn models_in(folder: &str) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = std::fs::read_dir(root().join(folder))
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter(|p| p.is_dir() && p.with_extension("expected.safetensors").exists())

@@ -68,11 +68,18 @@ pub struct Model {
     pub full_attention_layers: Vec<usize>,
     /// parameters of the text model (tied weights counted once)
     pub parameters: u64,
-    /// bytes by module (`embed_tokens`, `linear_attn`, `self_attn`, `mlp`, `norms`, `lm_head`)
+    /// bytes by module (`embed_tokens`, `linear_attn`, `self_attn`, `mlp`, `router`, `experts`, `shared_expert`, `norms`,
+    /// `lm_head`), scales included
     pub bytes_by_module: Count,
+    /// what is announced of quantised weights, e.g. `modelopt NVFP4`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    /// how the weights of each module are stored, in name order
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<WeightFormat>,
     /// tensors read, by dtype
     pub tensors_by_dtype: Count,
-    /// tensors of other towers, skipped by name: `vision`, `mtp`
+    /// tensors that are not used, by what they are: `vision`, `mtp`, `activation_scales`, `kv_scales`, `tied_lm_head`
     #[serde(default)]
     pub skipped: Count,
     /// the files, in name order
@@ -94,6 +101,21 @@ pub struct Model {
     pub non_finite: Option<Count>,
 }
 
+/// Weights of one module that are stored in one way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WeightFormat {
+    /// the module, as in `bytes_by_module`
+    pub module: String,
+    /// `bf16`, `f16`, `f32`, `fp8_tensor`, `fp8_channel`, `fp8_block` or `nvfp4`
+    pub format: String,
+    /// weights, each with its scales
+    pub tensors: u64,
+    /// values
+    pub parameters: u64,
+    /// bytes as stored, scales included
+    pub bytes: u64,
+}
+
 /// A file and its digest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FileDigest {
@@ -112,8 +134,11 @@ pub struct MemoryPlan {
     pub max_num_seqs: u64,
     /// `--max-model-len` planned for
     pub max_model_len: u64,
-    /// weights
+    /// weights as they are stored
     pub weight_bytes: u64,
+    /// weights where packed ones are held as f32, as on the CPU
+    #[serde(default)]
+    pub unpacked_weight_bytes: u64,
     /// K and V of one token in all full-attention layers
     pub kv_bytes_per_token: u64,
     /// recurrent and convolution state of one sequence in all linear-attention layers

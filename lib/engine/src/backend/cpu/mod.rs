@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::rope::Rope;
 use crate::sampler;
 use attention::KvPages;
-use cute_checkpoint::{Config, Dtype, LayerType, Tensor};
+use cute_checkpoint::{Config, Dtype, Format, LayerType, Tensor, Weight};
 use cute_records::digest::Hasher;
 pub use linear::Matrix;
 use multiversion::multiversion;
@@ -102,6 +102,17 @@ impl Backend for Cpu {
     }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
         Matrix::stack(tensors)
+    }
+    fn runs_format(&self, _: Format) -> bool {
+        true
+    }
+    fn runs_experts(&self) -> bool {
+        true
+    }
+    /// Widens everything to f32, which holds the values of packed weights as they are defined.
+    fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
+        let wide = |w: Weight| Weight::into_tensor(w).into_f32();
+        Matrix::stack(&weights.into_iter().map(wide).collect::<Vec<_>>())
     }
     fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
         let mut stream = sampler::Stream::new(seed);
@@ -223,6 +234,12 @@ impl Backend for Cpu {
     fn select(&self, out: &mut Buf, x: &Buf, rows: &[usize]) -> Result<(), Error> {
         for (i, &r) in rows.iter().enumerate() {
             out.row_mut(i).copy_from_slice(x.row(r));
+        }
+        Ok(())
+    }
+    fn add_weighted(&self, x: &mut Buf, y: &Buf, rows: &[usize], weights: &[f32]) -> Result<(), Error> {
+        for (i, (&row, w)) in rows.iter().zip(weights).enumerate() {
+            x.row_mut(row).iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += w * y);
         }
         Ok(())
     }

@@ -334,6 +334,11 @@ impl Coop {
 
 /// What a kernel cannot do, if anything, in a sentence.
 pub fn unsupported(c: &Config) -> Option<String> {
+    if c.moe.is_some() {
+        return Some(
+            "mixtures of experts on cuda are not supported yet: run on the CPU (--device cpu)".into(),
+        );
+    }
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     if !a.head_dim.is_multiple_of(8) || a.head_dim > 256 {
         return Some(format!("head_dim is {}: the CUDA kernels take multiples of 8 up to 256", a.head_dim));

@@ -1,0 +1,161 @@
+//! Lists of modules as the three methods write them: exact names, parts of a path, wildcards, regular expressions.
+
+use fancy_regex::Regex;
+use std::collections::HashSet;
+
+/// Names of modules, and rules that match them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    exact: HashSet<String>,
+    /// names of modules or of what holds them, whole steps of a path
+    steps: Vec<String>,
+    /// as written, and compiled
+    rules: Vec<(String, Regex)>,
+}
+
+/// A rule, and why it is none.
+type Broken = (String, String);
+
+impl Names {
+    /// Takes names as transformers' `modules_to_not_convert`: a module, what is below it, or the end of its path.
+    pub fn below(&mut self, names: &[&str]) {
+        self.steps.extend(names.iter().map(|n| (*n).to_owned()));
+    }
+
+    /// Takes names with the wildcards of Python's fnmatch.
+    pub fn wildcards(&mut self, names: &[&str]) -> Result<(), Broken> {
+        for name in names {
+            if name.contains(['*', '?', '[']) {
+                self.rule(name, &format!("^(?s:{})$", from_wildcard(name)))?;
+            } else {
+                self.exact.insert((*name).to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes names as compressed-tensors: exact, or a regular expression behind `re:` that matches from the start.
+    pub fn expressions(&mut self, names: &[&str]) -> Result<(), Broken> {
+        for name in names {
+            match name.strip_prefix("re:") {
+                Some(expression) => self.rule(name, &format!("^(?:{expression})"))?,
+                None => _ = self.exact.insert((*name).to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over another list.
+    pub fn merge(&mut self, other: Names) {
+        self.exact.extend(other.exact);
+        self.steps.extend(other.steps);
+        self.rules.extend(other.rules);
+    }
+
+    fn rule(&mut self, written: &str, expression: &str) -> Result<(), Broken> {
+        match Regex::new(expression) {
+            Ok(regex) => {
+                self.rules.push((written.to_owned(), regex));
+                Ok(())
+            }
+            Err(e) => {
+                let why = e.to_string().lines().next().unwrap_or_default().to_owned();
+                Err((format!("{written:?}"), format!("a name or a pattern: {why}")))
+            }
+        }
+    }
+
+    /// The entry that names a module. Lists are written with any of the prefixes that the text model has in one
+    /// exporter or another, so all of them count.
+    pub fn find(&self, full: &str, short: &str) -> Option<&str> {
+        let prefixed =
+            ["model.", "model.language_model.", "language_model.model."].map(|p| format!("{p}{short}"));
+        let all = || [full, short].into_iter().chain(prefixed.iter().map(String::as_str));
+        if let Some(name) = all().find_map(|n| self.exact.get(n)) {
+            return Some(name);
+        }
+        let on_path = |step: &str| {
+            all().any(|n| {
+                n.strip_prefix(step).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                    || n.strip_suffix(step).is_some_and(|rest| rest.ends_with('.'))
+            })
+        };
+        if let Some(step) = self.steps.iter().find(|step| on_path(step)) {
+            return Some(step);
+        }
+        // An expression that backtracks beyond its limit matches nothing.
+        let matches = |r: &Regex| [full, short].iter().any(|n| r.is_match(n).unwrap_or(false));
+        self.rules.iter().find(|(_, r)| matches(r)).map(|(written, _)| written.as_str())
+    }
+}
+
+/// Python's fnmatch as a regular expression.
+fn from_wildcard(name: &str) -> String {
+    let mut out = String::new();
+    let mut rest = name;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        // A set holds at least one character, so `]` right behind `[` is one of them.
+        let first = rest.chars().next().map_or(0, char::len_utf8);
+        match (c, rest[first..].find(']')) {
+            ('*', _) => out.push_str(".*"),
+            ('?', _) => out.push('.'),
+            ('[', Some(end)) => {
+                let set = &rest[..first + end];
+                let (not, set) = set.strip_prefix('!').map_or(("", set), |set| ("^", set));
+                let set = set.replace('\\', "\\\\").replace('[', "\\[").replace('^', "\\^");
+                out.push_str(&format!("[{not}{set}]"));
+                rest = &rest[first + end + 1..];
+            }
+            _ => out.push_str(&fancy_regex::escape(c.encode_utf8(&mut [0; 4]))),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(names: &Names, short: &str, expect: Option<&str>) {
+        assert_eq!(names.find(&format!("model.language_model.{short}"), short), expect, "{short}");
+    }
+
+    #[test]
+    fn wildcards_match_as_pythons_do() {
+        let mut n = Names::default();
+        n.wildcards(&["lm_head", "model.layers.0.linear_attn*", "*.mlp.gate", "x[!a].y?", "odd[.z"]).unwrap();
+        check(&n, "lm_head", Some("lm_head"));
+        let mut flat = Names::default();
+        flat.wildcards(&["model.layers.0.linear_attn*"]).unwrap();
+        assert!(flat.find("model.layers.0.linear_attn.out_proj", "layers.0.linear_attn.out_proj").is_some());
+        assert!(flat.find("model.layers.1.linear_attn.out_proj", "layers.1.linear_attn.out_proj").is_none());
+        check(&n, "layers.3.mlp.gate", Some("*.mlp.gate"));
+        check(&n, "layers.3.mlp.gate_proj", None);
+        assert_eq!(n.find("xb.yz", "xb.yz"), Some("x[!a].y?"));
+        assert_eq!(n.find("xa.yz", "xa.yz"), None);
+        assert_eq!(n.find("odd[.z", "odd[.z"), Some("odd[.z"));
+    }
+
+    #[test]
+    fn expressions_match_from_the_start_and_names_exactly() {
+        let mut n = Names::default();
+        n.expressions(&["re:.*linear_attn.*", "re:^(?!model).*gate$", "model.lm_head"]).unwrap();
+        check(&n, "layers.0.linear_attn.in_proj_z", Some("re:.*linear_attn.*"));
+        check(&n, "layers.0.self_attn.q_proj", None);
+        assert_eq!(n.find("mlp.gate", "mlp.gate"), Some("re:^(?!model).*gate$"));
+        let broken = n.expressions(&["re:("]).unwrap_err();
+        assert_eq!(broken.0, "\"re:(\"");
+    }
+
+    #[test]
+    fn a_module_to_leave_alone_is_a_whole_step_of_the_path() {
+        let mut n = Names::default();
+        n.below(&["mlp.gate", "model.language_model.layers.0.linear_attn", "lm_head"]);
+        check(&n, "layers.7.mlp.gate", Some("mlp.gate"));
+        check(&n, "layers.7.mlp.gate_proj", None);
+        check(&n, "layers.0.linear_attn.in_proj_a", Some("model.language_model.layers.0.linear_attn"));
+        check(&n, "layers.0.linear_attn2.in_proj_a", None);
+        check(&n, "lm_head", Some("lm_head"));
+    }
+}

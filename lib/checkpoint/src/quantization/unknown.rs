@@ -1,0 +1,40 @@
+//! Quantised weights that this build does not read, each by its name with what reading them would need.
+
+use crate::Error;
+use crate::json::{line, short};
+use serde_json::{Map, Value};
+
+const READ: &str = "this build reads block FP8, ModelOpt and compressed-tensors FP8 and NVFP4";
+
+/// The error for a `quantization_config` (or a `quantize_config.json`) of another kind.
+pub(crate) fn refuse(file: &str, q: &Map<String, Value>) -> Error {
+    let word = |key: &str| q.get(key).and_then(Value::as_str);
+    let algo = word("quant_algo").or(word("format")).unwrap_or("");
+    let method = word("quant_method").unwrap_or("");
+    let flag = |key: &str| q.get(key) == Some(&Value::Bool(true));
+    let (name, needs) = match method {
+        "awq" => ("AWQ".to_owned(), "4-bit integers with zero points, in AWQ's column order"),
+        "gptq" => ("GPTQ".to_owned(), "packed integers with zero points and the order of their groups"),
+        "" if file.ends_with("quantize_config.json") => {
+            ("GPTQ".to_owned(), "packed integers with zero points and the order of their groups")
+        }
+        _ if method == "bitsandbytes" || flag("load_in_4bit") || flag("load_in_8bit") => {
+            ("bitsandbytes".to_owned(), "its nf4 table and nested scales")
+        }
+        "mxfp4" => ("MXFP4".to_owned(), "blocks of 32 with bare exponents as scales"),
+        "compressed-tensors" => {
+            (format!("compressed-tensors {algo}").trim_end().to_owned(), "another type of weights")
+        }
+        "modelopt" | "modelopt_fp4" | "modelopt_mixed" => {
+            (format!("ModelOpt {algo}").trim_end().to_owned(), "another algorithm")
+        }
+        "" if !algo.is_empty() => (format!("ModelOpt {algo}"), "another algorithm"),
+        "" => ("quantization_config without quant_method".to_owned(), "to know who packed the weights"),
+        other => (format!("quant_method {:?}", short(other)), "the dequantisation of its packed weights"),
+    };
+    Error::Unsupported {
+        file: file.to_owned(),
+        what: line(&format!("quantisation {name}")),
+        needed: format!("it needs {needs}; {READ}"),
+    }
+}
