@@ -126,7 +126,7 @@ impl Quantization {
             return Err(format!("{by:?} excludes the module from quantisation"));
         }
         let Some(listed) = &self.listed else { return Ok(()) };
-        match listed.iter().find(|(names, _)| names.find(full, short).is_some()) {
+        match listed.iter().find(|(names, _)| names.holds(full, short)) {
             None => Err("quantized_layers does not list the module".to_owned()),
             Some((_, f)) if *f != format => Err(format!("quantized_layers says {}", f.name())),
             Some(_) => Ok(()),

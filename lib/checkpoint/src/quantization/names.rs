@@ -65,6 +65,19 @@ impl Names {
         }
     }
 
+    /// Whether the list names a module or one that holds it.
+    pub fn holds(&self, full: &str, short: &str) -> bool {
+        let up = |name: &str| name.rfind('.').map_or(0, |at| at);
+        let (mut full, mut short) = (full, short);
+        while !short.is_empty() {
+            if self.find(full, short).is_some() {
+                return true;
+            }
+            (full, short) = (&full[..up(full)], &short[..up(short)]);
+        }
+        false
+    }
+
     /// The entry that names a module. Lists are written with any of the prefixes that the text model has in one
     /// exporter or another, so all of them count.
     pub fn find(&self, full: &str, short: &str) -> Option<&str> {
@@ -84,7 +97,7 @@ impl Names {
             return Some(step);
         }
         // An expression that backtracks beyond its limit matches nothing.
-        let matches = |r: &Regex| [full, short].iter().any(|n| r.is_match(n).unwrap_or(false));
+        let matches = |r: &Regex| all().any(|n| r.is_match(n).unwrap_or(false));
         self.rules.iter().find(|(_, r)| matches(r)).map(|(written, _)| written.as_str())
     }
 }

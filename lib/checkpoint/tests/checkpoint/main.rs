@@ -7,6 +7,8 @@ mod chat;
 mod forms;
 mod golden;
 mod hostile;
+mod published;
 mod rendered;
 mod tiny;
 mod trained;
+mod values;

@@ -1,0 +1,252 @@
+//! Quantised, MoE and qwen3_next models in the engine: what a sequence's bits may depend on, what is read, and what a
+//! device refuses. Their logits against another implementation's are in golden.rs.
+
+mod common;
+#[path = "common/device.rs"]
+mod testing;
+
+use common::{expected, format_models, greedy, logits, random_floats, root, run};
+use cute_checkpoint::Checkpoint;
+use cute_engine::backend::cpu::Cpu;
+use cute_engine::backend::cuda::{Cuda, Options};
+use cute_engine::backend::{Backend, Taken, top_k};
+use cute_engine::knobs::PathKnob;
+use cute_engine::model::Model;
+use cute_engine::{EngineConfig, Knobs};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn dir(name: &str) -> PathBuf {
+    root().join("tests/golden/formats").join(name)
+}
+
+fn open(name: &str) -> Checkpoint {
+    Checkpoint::open(&dir(name)).unwrap()
+}
+
+/// A tensor's dtype, shape and bytes.
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A copy of a golden model whose tensors, and config.json as text, were edited.
+fn edited(
+    name: &str,
+    edit: impl FnOnce(&mut BTreeMap<String, Stored>, &mut String),
+) -> (TempDir, Checkpoint) {
+    let from = dir(name);
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: BTreeMap<String, Stored> = file
+        .iter()
+        .map(|(n, t)| (n.to_owned(), (t.dtype(), t.shape().to_vec(), t.data().to_vec())))
+        .collect();
+    let mut config = std::fs::read_to_string(from.join("config.json")).unwrap();
+    edit(&mut tensors, &mut config);
+    let to = tempfile::tempdir().unwrap();
+    let views = tensors.iter().map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
+    std::fs::write(to.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap())
+        .unwrap();
+    std::fs::write(to.path().join("config.json"), config).unwrap();
+    let checkpoint = Checkpoint::open(to.path()).unwrap();
+    (to, checkpoint)
+}
+
+/// Bits of the logits of a golden prompt.
+fn bits(checkpoint: &Checkpoint, like: &str, cuts: &[usize]) -> Vec<u32> {
+    let e = expected(&dir(like));
+    logits(&Cpu::default(), checkpoint, &e, cuts).into_iter().map(f32::to_bits).collect()
+}
+
+fn prompts(vocab: usize) -> Vec<Vec<u32>> {
+    let lens = [1, 70, 9, 33, 2, 64, 17, 5];
+    let random = |(i, len): (usize, &usize)| -> Vec<u32> {
+        random_floats(i as u64 + 1, *len).iter().map(|x| ((x + 1.0) / 2.0 * vocab as f32) as u32).collect()
+    };
+    lens.iter().enumerate().map(random).collect()
+}
+
+#[test]
+fn neighbours_slots_and_chunks_do_not_change_a_bit_of_a_mixture_of_experts() {
+    for name in ["moe", "moe-nvfp4", "next"] {
+        let checkpoint = open(name);
+        let prompts = prompts(checkpoint.config.vocab_size);
+        let base = EngineConfig { max_model_len: 128, ..EngineConfig::default() };
+        let alone = |p: &Vec<u32>| {
+            run(&checkpoint, base.clone(), std::slice::from_ref(p), &greedy(12)).fingerprints().remove(0)
+        };
+        let expected: Vec<String> = prompts.iter().map(alone).collect();
+        for (max_num_seqs, max_num_batched_tokens) in [(1, 256), (3, 7), (8, 64), (8, 1), (5, 1000)] {
+            let config = EngineConfig { max_num_seqs, max_num_batched_tokens, ..base.clone() };
+            let together = run(&checkpoint, config, &prompts, &greedy(12)).fingerprints();
+            assert_eq!(
+                together, expected,
+                "{name}: {max_num_seqs} sequences, {max_num_batched_tokens} tokens"
+            );
+        }
+        let mut reversed = prompts.clone();
+        reversed.reverse();
+        let mut backwards = run(&checkpoint, base.clone(), &reversed, &greedy(12)).fingerprints();
+        backwards.reverse();
+        assert_eq!(backwards, expected, "{name}: in reverse order");
+        let mut again = prompts.clone();
+        again.extend(prompts.clone());
+        let one = EngineConfig { max_num_seqs: 1, ..base };
+        let twice = run(&checkpoint, one, &again, &greedy(12)).fingerprints();
+        assert_eq!(twice, [expected.clone(), expected].concat(), "{name}: in recycled slots");
+    }
+}
+
+#[test]
+fn experts_stored_one_by_one_are_the_same_model_as_fused_ones() {
+    let split = |tensors: &mut BTreeMap<String, Stored>, _: &mut String| {
+        let fused: Vec<String> = tensors.keys().filter(|n| n.contains(".experts.")).cloned().collect();
+        assert_eq!(fused.len(), 6);
+        for name in fused {
+            let (dtype, shape, bytes) = tensors.remove(&name).unwrap();
+            let (base, kind) = name.rsplit_once('.').unwrap();
+            let names: &[&str] =
+                if kind == "gate_up_proj" { &["gate_proj", "up_proj"] } else { &["down_proj"] };
+            let each = bytes.len() / shape[0] / names.len();
+            let mut pieces = bytes.chunks_exact(each);
+            for e in 0..shape[0] {
+                for part in names {
+                    let shape = vec![shape[1] / names.len(), shape[2]];
+                    let piece = pieces.next().unwrap().to_vec();
+                    tensors.insert(format!("{base}.{e}.{part}.weight"), (dtype, shape, piece));
+                }
+            }
+        }
+    };
+    let (_dir, one_by_one) = edited("moe", split);
+    let fused = open("moe");
+    assert_eq!(bits(&one_by_one, "moe", &[]), bits(&fused, "moe", &[]));
+    assert_eq!(one_by_one.weight_bytes(), fused.weight_bytes());
+    assert_eq!(one_by_one.tensor_names().collect::<Vec<_>>(), fused.tensor_names().collect::<Vec<_>>());
+}
+
+#[test]
+fn an_expert_that_no_row_takes_is_not_read() {
+    // A router of zeros finds all experts equal and takes the lowest three. What is NaN in the others must not show.
+    let poison = |tensors: &mut BTreeMap<String, Stored>, _: &mut String| {
+        for (name, (_, shape, bytes)) in tensors.iter_mut() {
+            if name.ends_with("mlp.gate.weight") {
+                bytes.fill(0);
+                assert_eq!(shape[0], 8);
+            } else if name.contains(".experts.") {
+                let each = bytes.len() / 8;
+                bytes[3 * each..].fill(0xff); // bf16 NaN
+            }
+        }
+    };
+    let zeros = |tensors: &mut BTreeMap<String, Stored>, _: &mut String| {
+        for (_, (_, _, bytes)) in tensors.iter_mut().filter(|(n, _)| n.ends_with("mlp.gate.weight")) {
+            bytes.fill(0);
+        }
+    };
+    let (_a, sound) = edited("moe", zeros);
+    let (_b, poisoned) = edited("moe", poison);
+    assert_eq!(bits(&poisoned, "moe", &[]), bits(&sound, "moe", &[]));
+    let taken = top_k(&[0.0; 8], 3, true);
+    assert_eq!(taken.iter().map(|t: &Taken| t.expert).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn layers_with_experts_take_the_paged_path_and_say_why() {
+    let checkpoint = open("moe");
+    let prompts = prompts(checkpoint.config.vocab_size);
+    let with = |path, fusion| EngineConfig {
+        max_model_len: 128,
+        knobs: Knobs { path, fusion, ..Knobs::default() },
+        ..EngineConfig::default()
+    };
+    let plain = run(&checkpoint, with(PathKnob::Auto, false), &prompts, &greedy(6));
+    for path in [PathKnob::Auto, PathKnob::Lite, PathKnob::Coop] {
+        let fused = run(&checkpoint, with(path, true), &prompts, &greedy(6));
+        assert_eq!(fused.fingerprints(), plain.fingerprints());
+        let line = "path=paged outcome=paged reason=mixture_of_experts";
+        assert!(!fused.log.is_empty() && fused.log.iter().all(|l| l.contains(line)), "{:?}", fused.log);
+    }
+    // A layer of mlp_only_layers and a packed dense model have a dense MLP, and the fused paths.
+    let dense = run(&open("modelopt-mixed"), with(PathKnob::Lite, true), &prompts, &greedy(6));
+    assert!(dense.log.iter().all(|l| l.contains("path=lite outcome=lite")), "{:?}", dense.log);
+}
+
+#[test]
+fn packed_weights_on_a_device_that_does_not_run_them_are_refused_when_the_model_is_opened() {
+    let Some(gpu) = testing::device() else { return };
+    for path in format_models() {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let refused = match Cuda::new(gpu.clone(), &checkpoint.config, Options::default()) {
+            Err(e) => e.to_string(),
+            Ok(backend) => match Model::load(&backend, &checkpoint, 64) {
+                Err(e) => e.to_string(),
+                Ok(_) => panic!("{name} was loaded on {}", backend.name()),
+            },
+        };
+        let what = match name.as_str() {
+            "fp8-block" => "fp8_block weights on",
+            "modelopt-mixed" => "fp8_tensor weights on",
+            "compressed-mixed" => "fp8_channel weights on",
+            _ => "mixtures of experts on",
+        };
+        assert!(refused.starts_with(what), "{name}: {refused}");
+        assert!(
+            refused.ends_with("are not supported yet: run on the CPU (--device cpu)"),
+            "{name}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn a_packed_model_says_what_it_is_made_of() {
+    let model = |name: &str| {
+        let c = open(name);
+        let groups: Vec<(String, String, u64, u64)> = c
+            .model(Vec::new(), None, Default::default())
+            .formats
+            .into_iter()
+            .map(|f| (f.module, f.format, f.tensors, f.bytes))
+            .collect();
+        (c, groups)
+    };
+    let (c, groups) = model("modelopt-mixed");
+    let group =
+        |module: &str, format: &str, tensors, bytes| (module.to_owned(), format.to_owned(), tensors, bytes);
+    // 3 matrices of 96·64 values in each of two layers: half a byte a value, a byte for 16 of them, 4 for the whole.
+    let mlp = 6 * (96 * 64 / 2 + 96 * 64 / 16 + 4);
+    assert!(groups.contains(&group("mlp", "nvfp4", 6, mlp)), "{groups:?}");
+    assert!(groups.contains(&group("lm_head", "nvfp4", 1, 64 * 64 / 2 + 64 * 64 / 16 + 4)), "{groups:?}");
+    // q 2·64, k and v 32, o 64 rows of 64 inputs, a byte each and a scale of 4 a matrix
+    assert!(
+        groups.contains(&group("self_attn", "fp8_tensor", 4, (128 + 32 + 32 + 64) * 64 + 4 * 4)),
+        "{groups:?}"
+    );
+    assert_eq!(serde_json::json!(c.skipped()), serde_json::json!({"activation_scales": 14, "kv_scales": 2}));
+    assert_eq!(c.weight_bytes(), groups.iter().map(|g| g.3).sum::<u64>());
+    let parameters = c.model(Vec::new(), None, Default::default()).parameters;
+    assert!(c.unpacked_bytes() > 3 * parameters && c.unpacked_bytes() <= 4 * parameters);
+    assert!(c.weight_bytes() < 2 * parameters);
+
+    let (c, groups) = model("moe-fp8-fused");
+    // 8 experts of 96·64 codes with 5·2 scales of 2 bytes; 8 of 64·48 with 4·2; two layers
+    let experts = 2 * 8 * ((96 * 64 + 5 * 2 * 2) + (64 * 48 + 4 * 2 * 2));
+    assert!(groups.contains(&group("experts", "fp8_block", 4, experts)), "{groups:?}");
+    assert_eq!(c.quantization.as_ref().map(|q| q.algo.as_str()), Some("fp8"));
+    let (c, _) = model("fp8-block");
+    assert_eq!(serde_json::json!(c.skipped()), serde_json::json!({"mtp": 3, "vision": 1}));
+}
+
+#[test]
+fn a_golden_checkpoint_of_every_format_is_there() {
+    let names: Vec<String> = format_models()
+        .iter()
+        .map(|p: &PathBuf| Path::new(p).file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let formats: std::collections::BTreeSet<&str> =
+        names.iter().flat_map(|n| open(n).formats()).map(|f| f.name()).collect();
+    let all = ["bf16", "f32", "fp8_block", "fp8_channel", "fp8_tensor", "nvfp4"];
+    assert_eq!(formats.into_iter().collect::<Vec<_>>(), all);
+}
