@@ -4,7 +4,8 @@ use crate::Error;
 use crate::checkpoint::{Checkpoint, Drawn};
 use crate::expected::{expected, other_tower};
 use crate::packed::{ACTIVATION_SCALES, Finder};
-use crate::source::{Form, Source};
+use crate::source::{Form, Source, widen};
+use crate::weight::Format;
 use cute_records::Count;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -78,7 +79,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// What is packed is announced, and what is announced is packed; global scales are numbers that scale.
+    /// What is packed is announced, and what is announced is packed; scales of whole matrices are numbers that scale.
     fn announced(
         &self,
         sources: &[Source],
@@ -93,14 +94,16 @@ impl Checkpoint {
                 None => Err("config.json has no quantization_config".to_owned()),
             };
             allowed.map_err(|why| finder.contradiction(codes, format, why))?;
-            if let Form::Nvfp4 { global, .. } = &source.form {
-                let mut bytes = [0; 4];
-                self.read(global, 0, &mut bytes)?;
-                let found = f32::from_le_bytes(bytes);
-                if !(found.is_finite() && found > 0.0) {
-                    let (file, tensor) = (finder.file(global), global.entry.name.clone());
-                    return Err(Error::ScaleValue { file, tensor, found });
-                }
+            let (scale, kind) = match (&source.form, source.stored()[..].last()) {
+                (Form::Nvfp4 { .. }, Some(scale)) => *scale,
+                (Form::Fp8 { format: Format::Fp8Tensor, .. }, Some(scale)) => *scale,
+                _ => continue,
+            };
+            let mut bytes = vec![0; scale.entry.bytes as usize];
+            self.read(scale, 0, &mut bytes)?;
+            if let Some(found) = widen(kind, bytes).into_iter().find(|s| !(s.is_finite() && *s > 0.0)) {
+                let (file, tensor) = (finder.file(scale), scale.entry.name.clone());
+                return Err(Error::ScaleValue { file, tensor, found });
             }
         }
         match &self.quantization {

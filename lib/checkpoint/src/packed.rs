@@ -55,7 +55,9 @@ impl Finder<'_> {
                 self.nvfp4(want, base, at, false).map(Some)
             }
             (dtype, base) => {
-                let Some(dtype) = Dtype::from_safetensors(dtype) else { return Err(self.dtype(at)) };
+                let Some(dtype) = Dtype::from_safetensors(dtype) else {
+                    return Err(self.dtype(at, want.linear));
+                };
                 self.shape(at, &want.shape)?;
                 let scale = |s: &str| base.and_then(|base| self.get(&format!("{base}.{s}")));
                 match SCALES.iter().find_map(|s| scale(s)) {
@@ -112,7 +114,7 @@ impl Finder<'_> {
         let (&[outputs, inputs], true) =
             (&want.shape[..].try_into().unwrap_or([0, 0]), want.shape.len() == 2)
         else {
-            return Err(self.dtype(codes));
+            return Err(self.dtype(codes, false));
         };
         if !inputs.is_multiple_of(NVFP4_BLOCK) {
             let why = format!("its {inputs} inputs are no multiple of {NVFP4_BLOCK}");
@@ -173,11 +175,15 @@ impl Finder<'_> {
             expected: format!("{expected:?}"),
         }
     }
-    fn dtype(&self, at: &Located) -> Error {
+    fn dtype(&self, at: &Located, linear: bool) -> Error {
         let found = format!("{:?}", at.entry.dtype);
         let quantised = found.starts_with("F8") || matches!(found.as_str(), "U8" | "I8" | "F4" | "I32");
-        let hint = if quantised { " (it looks quantised)" } else { "" }.to_owned();
-        Error::Dtype { file: self.file(at), tensor: at.entry.name.clone(), found, hint }
+        let hint = match (quantised, linear) {
+            (false, _) => "",
+            (true, false) => " (it looks quantised)",
+            (true, true) => ", or packed as F8_E4M3 or U8 with scales",
+        };
+        Error::Dtype { file: self.file(at), tensor: at.entry.name.clone(), found, hint: hint.to_owned() }
     }
     fn scale_dtype(&self, at: &Located, expected: &str) -> Error {
         Error::ScaleDtype {

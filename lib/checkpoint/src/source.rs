@@ -193,7 +193,7 @@ impl Checkpoint {
 }
 
 /// Scales as f32; exact.
-fn widen(kind: Elements, bytes: Vec<u8>) -> Vec<f32> {
+pub(crate) fn widen(kind: Elements, bytes: Vec<u8>) -> Vec<f32> {
     match kind {
         Elements::Float(dtype) => {
             Tensor { name: String::new(), dtype, shape: vec![bytes.len() / dtype.size()], bytes }.to_f32()

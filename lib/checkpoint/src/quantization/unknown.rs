@@ -11,6 +11,11 @@ pub(crate) fn refuse(file: &str, q: &Map<String, Value>) -> Error {
     let word = |key: &str| q.get(key).and_then(Value::as_str);
     let algo = word("quant_algo").or(word("format")).unwrap_or("");
     let method = word("quant_method").unwrap_or("");
+    let modelopt = if algo.contains("AWQ") {
+        "the scales of its inputs (pre_quant_scale) applied before the products"
+    } else {
+        "the dequantisation of this algorithm"
+    };
     let flag = |key: &str| q.get(key) == Some(&Value::Bool(true));
     let (name, needs) = match method {
         "awq" => ("AWQ".to_owned(), "4-bit integers with zero points, in AWQ's column order"),
@@ -22,13 +27,14 @@ pub(crate) fn refuse(file: &str, q: &Map<String, Value>) -> Error {
             ("bitsandbytes".to_owned(), "its nf4 table and nested scales")
         }
         "mxfp4" => ("MXFP4".to_owned(), "blocks of 32 with bare exponents as scales"),
-        "compressed-tensors" => {
-            (format!("compressed-tensors {algo}").trim_end().to_owned(), "another type of weights")
-        }
+        "compressed-tensors" => (
+            format!("compressed-tensors {algo}").trim_end().to_owned(),
+            "the dequantisation of this type of weights",
+        ),
         "modelopt" | "modelopt_fp4" | "modelopt_mixed" => {
-            (format!("ModelOpt {algo}").trim_end().to_owned(), "another algorithm")
+            (format!("ModelOpt {algo}").trim_end().to_owned(), modelopt)
         }
-        "" if !algo.is_empty() => (format!("ModelOpt {algo}"), "another algorithm"),
+        "" if !algo.is_empty() => (format!("ModelOpt {algo}"), modelopt),
         "" => ("quantization_config without quant_method".to_owned(), "to know who packed the weights"),
         other => (format!("quant_method {:?}", short(other)), "the dequantisation of its packed weights"),
     };

@@ -97,12 +97,12 @@ fn other_kinds_of_checkpoint_are_refused_by_name() {
         (
             json!({"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}),
             "ModelOpt NVFP4_AWQ",
-            "another algorithm",
+            "the scales of its inputs (pre_quant_scale) applied before the products",
         ),
         (
             json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}),
             "ModelOpt W4A8_AWQ",
-            "another algorithm",
+            "the scales of its inputs (pre_quant_scale) applied before the products",
         ),
         (json!({"quant_method": "hqq"}), "quant_method \"hqq\"", "the dequantisation of its packed weights"),
         (json!({"bits": 4}), "quantization_config without quant_method", "to know who packed the weights"),

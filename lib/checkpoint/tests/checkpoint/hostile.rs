@@ -87,6 +87,30 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_header_of_packed_weights_never_panics(
+        name in prop::sample::select(vec!["modelopt-mixed", "compressed-mixed", "next-fp8"]),
+        edits in prop::collection::vec((0usize..12_000, prop::sample::select(b"0123456789[]{}F8B_U\",".to_vec())), 1..4),
+        quantization in prop::option::of(value()),
+    ) {
+        let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/formats").join(name);
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = std::fs::read(from.join("model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        for (at, byte) in edits {
+            file[8 + at % header] = byte;
+        }
+        std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+        if let Some(value) = quantization {
+            let keys = config["quantization_config"].as_object_mut().unwrap();
+            let first = keys.keys().nth(value.to_string().len() % keys.len()).unwrap().clone();
+            keys[&first] = value;
+        }
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        exercise(dir.path());
+    }
+
+    #[test]
     fn offsets_and_shapes_of_any_size_never_panic(
         shape in prop::collection::vec(any::<u64>(), 0..4),
         offsets in (any::<u64>(), any::<u64>()),

@@ -176,13 +176,13 @@ pub const CASES: &[Case] = &[
         "an unknown architecture",
         Single,
         |d| config(d, "architectures", json!(["LlamaForCausalLM"])),
-        "DIR/config.json: architecture LlamaForCausalLM is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration",
+        "DIR/config.json: architecture LlamaForCausalLM is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, Qwen3NextForCausalLM",
     ),
     (
         "an architecture that colours the terminal",
         Single,
         |d| config(d, "architectures", json!(["\u{1b}[31mred"])),
-        r"DIR/config.json: architecture \u{1b}[31mred is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration",
+        r"DIR/config.json: architecture \u{1b}[31mred is not supported: it needs a model text of its own; this build runs Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, Qwen3NextForCausalLM",
     ),
     (
         "no architecture",
@@ -194,7 +194,7 @@ pub const CASES: &[Case] = &[
         "an unknown model type",
         Single,
         |d| config(d, "model_type", json!("gpt2")),
-        r#"DIR/config.json: model_type is "gpt2": expected "qwen3_5_text""#,
+        r#"DIR/config.json: model_type is "gpt2": expected "qwen3_5_text", which Qwen3_5ForCausalLM has"#,
     ),
     (
         "a text model that is a number",

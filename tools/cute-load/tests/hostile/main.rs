@@ -4,6 +4,7 @@
 mod configs;
 mod files;
 mod headers;
+mod packed;
 mod shards;
 mod texts;
 mod variants;
@@ -26,6 +27,20 @@ pub enum Base {
     Sharded,
     /// the trained model with its tokenizer and template; hidden 192, twelve layers, 704 tokens
     Trained,
+    /// block FP8 in a wrapper; hidden 144
+    BlockFp8,
+    /// ModelOpt's mixed precision: NVFP4 and FP8
+    ModelOpt,
+    /// compressed-tensors: NVFP4 and FP8 by channel
+    Compressed,
+    /// eight fused experts
+    Moe,
+    /// eight experts in ModelOpt's NVFP4, one by one
+    MoeNvfp4,
+    /// qwen3_next
+    Next,
+    /// qwen3_next in block FP8
+    NextFp8,
 }
 
 /// Longest that one refusal may take, on a machine that does other things as well.
@@ -38,6 +53,13 @@ fn copy(base: Base) -> TempDir {
         Base::Single => "tests/golden/old-keys",
         Base::Sharded => "tests/golden/sharded",
         Base::Trained => "examples/tiny-hybrid",
+        Base::BlockFp8 => "tests/golden/formats/fp8-block",
+        Base::ModelOpt => "tests/golden/formats/modelopt-mixed",
+        Base::Compressed => "tests/golden/formats/compressed-mixed",
+        Base::Moe => "tests/golden/formats/moe",
+        Base::MoeNvfp4 => "tests/golden/formats/moe-nvfp4",
+        Base::Next => "tests/golden/formats/next",
+        Base::NextFp8 => "tests/golden/formats/next-fp8",
     };
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
     let to = tempfile::tempdir().unwrap();
@@ -101,7 +123,9 @@ fn refused<'a>(cases: impl Iterator<Item = &'a Case>) {
 
 #[test]
 fn the_checkpoints_that_are_broken_here_are_sound() {
-    for base in [Base::Single, Base::Sharded, Base::Trained] {
+    let packed = [Base::BlockFp8, Base::ModelOpt, Base::Compressed, Base::Moe, Base::MoeNvfp4, Base::Next];
+    let plain = [Base::Single, Base::Sharded, Base::Trained, Base::NextFp8];
+    for base in packed.into_iter().chain(plain) {
         let dir = copy(base);
         let (code, _, stderr) = load(dir.path());
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
