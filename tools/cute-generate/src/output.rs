@@ -53,8 +53,8 @@ pub fn refused(base: &Completion, error: &anyhow::Error) -> Completion {
     Completion { finish_reason: Some(FinishReason::Error), error: Some(format!("{error:#}")), ..base.clone() }
 }
 
-/// What took how long.
-pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
+/// What took how long. `weight_bytes` are those of a decode step, where every step reads the same.
+pub fn timings(t: &Totals, weight_bytes: Option<u64>) -> Vec<Timing> {
     let timing = |name: &str, elapsed, count, tokens, bytes| Timing {
         name: name.into(),
         ms: millis(elapsed),
@@ -63,13 +63,11 @@ pub fn timings(t: &Totals, weight_bytes: u64) -> Vec<Timing> {
         bytes,
         ..Timing::default()
     };
-    let decode_bytes = t.decode_steps * weight_bytes;
-    let mut decode = timing("decode", t.decode, t.decode_steps, Some(t.decode_tokens), Some(decode_bytes));
-    decode.figures = [
-        ("tokens_per_second".to_owned(), Num(per_second(t.decode_tokens, t.decode))),
-        ("weight_gb_per_second".to_owned(), Num(per_second(decode_bytes, t.decode) / 1e9)),
-    ]
-    .into();
+    let decode_bytes = weight_bytes.map(|bytes| t.decode_steps * bytes);
+    let mut decode = timing("decode", t.decode, t.decode_steps, Some(t.decode_tokens), decode_bytes);
+    let rate = |bytes| ("weight_gb_per_second".to_owned(), Num(per_second(bytes, t.decode) / 1e9));
+    let tokens = ("tokens_per_second".to_owned(), Num(per_second(t.decode_tokens, t.decode)));
+    decode.figures = [tokens].into_iter().chain(decode_bytes.map(rate)).collect();
     let mut prefill = timing("prefill", t.prefill, t.steps - t.decode_steps, Some(t.prefill_tokens), None);
     prefill.figures = [("tokens_per_second".to_owned(), Num(per_second(t.prefill_tokens, t.prefill)))].into();
     vec![prefill, decode, timing("zero_check", t.zero_check, t.admissions, None, None)]
@@ -92,16 +90,18 @@ pub fn regions(layer: usize, r: &Regions) -> impl Iterator<Item = Timing> {
 }
 
 /// One line for people: every rate with what it is a rate of.
-pub fn summary(requests: u64, errors: u64, t: &Totals, weight_bytes: u64) -> String {
+pub fn summary(requests: u64, errors: u64, t: &Totals, weight_bytes: Option<u64>) -> String {
+    let weights = weight_bytes.map_or(String::new(), |bytes| {
+        format!(", weights at {:.1} GB/s", per_second(t.decode_steps * bytes, t.decode) / 1e9)
+    });
     format!(
         "cute-generate: {requests} requests, {errors} errors; prefill {} tokens at {:.0} tok/s; decode {} tokens at {:.0} tok/s \
-         ({:.1} a step, weights at {:.1} GB/s); {} slots recycled",
+         ({:.1} a step{weights}); {} slots recycled",
         t.prefill_tokens,
         per_second(t.prefill_tokens, t.prefill),
         t.decode_tokens,
         per_second(t.decode_tokens, t.decode),
         t.decode_tokens as f64 / t.decode_steps.max(1) as f64,
-        per_second(t.decode_steps * weight_bytes, t.decode) / 1e9,
         t.recycles,
     )
 }

@@ -24,7 +24,8 @@ pub struct Server<'a, B: Backend> {
     engine: Engine<B>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
-    weight_bytes: u64,
+    /// bytes of weights that a decode step reads; with experts that depends on the tokens
+    weight_bytes: Option<u64>,
     bar: ProgressBar,
     requests: u64,
     errors: u64,
@@ -75,7 +76,7 @@ impl<'a, B: Backend> Server<'a, B> {
             engine: Engine::new(backend, checkpoint, tokenizer.clone(), config, log)?,
             tokenizer,
             template,
-            weight_bytes: checkpoint.weight_bytes(),
+            weight_bytes: checkpoint.config.moe.is_none().then(|| checkpoint.unpacked_bytes()),
             bar,
             requests: 0,
             errors: 0,
