@@ -7,6 +7,7 @@ mod chat;
 mod forms;
 mod golden;
 mod hostile;
+mod packings;
 mod published;
 mod rendered;
 mod tiny;
