@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub knobs: Knobs,
     /// the fault to inject
     pub fault: Option<Fault>,
+    /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
+    pub unguarded: bool,
 }
 
 impl Default for EngineConfig {
@@ -40,6 +42,7 @@ impl Default for EngineConfig {
             kv_dtype: KvDtype::F32,
             knobs: Knobs::default(),
             fault: None,
+            unguarded: false,
         }
     }
 }

@@ -93,7 +93,7 @@ pub struct Dispatcher<B: Backend> {
     workspaces: BTreeMap<usize, Workspace<B>>,
     cap_tokens: usize,
     resident_cap: usize,
-    coop_launch_fails: bool,
+    fault: Option<Fault>,
     absent: usize,
     seen: BTreeSet<(usize, Path, Path, &'static str)>,
     log: LogSink,
@@ -119,6 +119,7 @@ impl<B: Backend> Dispatcher<B> {
                 let mut ws =
                     Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
                 ws.regions.on = knobs.region_timing;
+                ws.fault = fault;
                 workspaces.insert(layer, ws);
             }
         }
@@ -128,11 +129,17 @@ impl<B: Backend> Dispatcher<B> {
             knobs,
             workspaces,
             cap_tokens: rows.min(backend.fused_rows()),
-            coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
+            fault,
             absent: 0,
             seen: BTreeSet::new(),
             log,
         })
+    }
+
+    /// Leaves out the checks that a fault would run into.
+    pub(crate) fn unguarded(mut self, unguarded: bool) -> Self {
+        self.workspaces.values_mut().for_each(|ws| ws.unguarded = unguarded);
+        self
     }
 
     /// The resolved knobs.
@@ -158,9 +165,9 @@ impl<B: Backend> Dispatcher<B> {
             _ => Ok(()),
         }
     }
-    /// The fault that makes every cooperative launch fail is on.
-    pub(crate) fn coop_launch_fails(&self) -> bool {
-        self.coop_launch_fails
+    /// The fault, if any.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
     }
 
     /// So many sequences of the coming steps are not computed, and yet count when a path is chosen.

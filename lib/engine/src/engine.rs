@@ -1,5 +1,6 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
+mod broken;
 mod replay;
 
 pub use replay::Known;
@@ -69,7 +70,7 @@ pub struct Engine<B: Backend> {
     tokenizer: Option<Arc<Tokenizer>>,
     config: EngineConfig,
     tracks: BTreeMap<u64, Track>,
-    garbage: Stream,
+    broken: broken::Broken,
     totals: Totals,
 }
 
@@ -129,11 +130,13 @@ impl<B: Backend> Engine<B> {
                 config.max_num_seqs,
                 config.fault,
                 log,
-            )?,
-            scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages),
+            )?
+            .unguarded(config.unguarded),
+            scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages)
+                .with_fault(config.fault, config.unguarded),
             tokenizer,
             tracks: BTreeMap::new(),
-            garbage: Stream::new(0x6a72_6261),
+            broken: broken::Broken::default(),
             totals: Totals::default(),
             backend,
             config,
@@ -231,19 +234,33 @@ impl<B: Backend> Engine<B> {
         while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
         }
+        self.late_step()?;
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
-        self.scheduler.verify(&batch)?;
+        self.verify(&batch)?;
         let start = Instant::now();
-        let top = self.model.forward(
-            &self.backend,
-            &batch,
-            &mut self.cache,
-            &mut self.scratch,
-            &mut self.dispatcher,
-        )?;
+        let top = match self.config.fault {
+            None => self.forward(&batch)?,
+            Some(fault) => self.broken_forward(fault, &batch)?,
+        };
         self.account(&batch, start.elapsed());
         self.append(&batch, &top, emit)?;
         Ok(true)
+    }
+
+    /// Whether every sequence of a batch owns what it is about to write.
+    fn verify(&self, batch: &Batch) -> Result<(), Error> {
+        if self.config.unguarded { Ok(()) } else { self.scheduler.verify(batch) }
+    }
+
+    /// The model's forward pass over a batch.
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Option<Top>>, Error> {
+        self.model.forward(
+            &self.backend,
+            batch,
+            &mut self.cache,
+            &mut self.scratch,
+            &mut self.dispatcher,
+        )
     }
 
     /// Zeroes an admitted sequence's slot and proves it, or does what the fault says.
@@ -254,8 +271,9 @@ impl<B: Backend> Engine<B> {
         self.totals.recycles += u64::from(recycled);
         match self.config.fault {
             Some(Fault::StaleState) => {}
+            Some(Fault::StaleResume) if s.preempted > 0 => {}
             Some(Fault::GarbageState) if recycled => {
-                let stream = &mut self.garbage;
+                let stream = &mut self.broken.garbage;
                 self.backend
                     .fill_slot(&mut self.cache, s.slot, &mut || (stream.uniform() as f32 - 0.5) * 100.0)?;
             }
@@ -376,6 +394,7 @@ impl<B: Backend> Engine<B> {
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
+        self.broken.ends(self.config.fault, &self.scheduler.running[index]);
         let s = self.scheduler.finish(index)?;
         self.end(s, reason, error, emit)
     }
@@ -388,7 +407,9 @@ impl<B: Backend> Engine<B> {
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
-        if s.slot != 0 {
+        // what is said to be released is: the pool has the last word
+        let owner = self.scheduler.slots.entry(s.slot).and_then(|(owner, _)| owner);
+        if s.epoch != 0 && owner != Some(s.request.ordinal) {
             emit(Event::State(slot_event("release", &s, &self.scheduler)));
         }
         let text = match &self.tokenizer {

@@ -10,6 +10,7 @@
 
 use crate::Error;
 use crate::batch::{Batch, BatchKind, Segment};
+use crate::fault::Fault;
 use crate::pool::{Entries, Pool};
 use crate::sequence::{Request, Sequence};
 use std::collections::VecDeque;
@@ -57,12 +58,22 @@ pub struct Scheduler<P = Pool> {
     reserved: usize,
     last: BatchKind,
     latest: Option<u64>,
+    fault: Option<Fault>,
 }
 
 impl Scheduler {
     /// Empty queues over full pools.
     pub fn new(limits: Limits, num_slots: usize, num_pages: usize) -> Self {
         Scheduler::over(limits, Pool::new("slot", num_slots), Pool::new("page", num_pages))
+    }
+
+    /// The same with a fault; `unguarded` leaves out the pool's checks that would stop it.
+    pub(crate) fn with_fault(mut self, fault: Option<Fault>, unguarded: bool) -> Self {
+        self.fault = fault;
+        if let Some(fault) = fault.filter(|_| unguarded) {
+            self.slots = self.slots.unguarded(fault);
+        }
+        self
     }
 }
 
@@ -78,6 +89,7 @@ impl<P: Entries> Scheduler<P> {
             reserved: 0,
             last: BatchKind::Decode,
             latest: None,
+            fault: None,
         }
     }
 
@@ -221,6 +233,9 @@ impl<P: Entries> Scheduler<P> {
     pub fn finish(&mut self, index: usize) -> Result<Sequence, Error> {
         let s = self.running.remove(index);
         self.slots.release(s.slot, s.request.ordinal)?;
+        if self.fault == Some(Fault::DoubleFree) {
+            self.slots.release(s.slot, s.request.ordinal)?;
+        }
         for page in s.pages.iter().rev() {
             self.pages.release(*page, s.request.ordinal)?;
         }
@@ -234,6 +249,7 @@ impl<P: Entries> Scheduler<P> {
     /// [`Error::Ownership`] when it did not own what it held.
     pub fn cancel(&mut self, ordinal: u64) -> Result<Option<Sequence>, Error> {
         match self.index(ordinal) {
+            Some(index) if self.fault == Some(Fault::LostRelease) => Ok(Some(self.running.remove(index))),
             Some(index) => self.finish(index).map(Some),
             None => {
                 let at = self.waiting.iter().position(|s| s.request.ordinal == ordinal);

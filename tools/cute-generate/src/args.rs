@@ -156,7 +156,10 @@ pub struct Args {
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
-    /// List the faults and their stories
+    /// Leave out the engine's own checks of ownership and counters, so that what the fault does reaches the replies
+    #[arg(long, requires = "fault", help_heading = "Faults")]
+    pub unguarded: bool,
+    /// List the faults, their stories and where they happened
     #[arg(long, help_heading = "Faults")]
     pub list_faults: bool,
 }
@@ -201,6 +204,7 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
+            unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
         Ok(engine)

@@ -81,6 +81,11 @@ impl Device {
             Ok(device)
         };
         let cpu = || Device::Cpu(Cpu { fault: config.fault, ..Cpu::default() });
+        match (choice, config.fault.filter(|f| !f.on_cuda())) {
+            (Choice::Cpu | Choice::Auto, Some(_)) => return Ok(cpu()),
+            (_, Some(fault)) => anyhow::bail!("--fault {fault} is built into the CPU engine: give --device cpu"),
+            _ => {}
+        }
         match choice {
             Choice::Cpu => Ok(cpu()),
             Choice::Cuda(ordinal) => Ok(real(ordinal)?),
