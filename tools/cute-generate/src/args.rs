@@ -153,6 +153,9 @@ pub struct Args {
     #[command(flatten)]
     pub probes: crate::probe::Options,
 
+    #[command(flatten)]
+    pub storm: crate::storm::Options,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -216,6 +219,9 @@ impl Args {
             (None, _) => Ok(()),
             _ if !self.probes.probe.is_empty() => {
                 Err(anyhow!("--journal with --probe: what a probe compares replies with is not kept"))
+            }
+            _ if !self.storm.storm.is_empty() => {
+                Err(anyhow!("--journal with --storm: whom a storm struck, and when, is not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

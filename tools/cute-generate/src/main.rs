@@ -12,6 +12,7 @@ mod journal;
 mod output;
 mod probe;
 mod serve;
+mod storm;
 
 use anyhow::{Context, bail};
 use args::Args;
@@ -88,8 +89,10 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
     run.fault = engine.fault.map(|f| f.to_string());
 
+    let device = Device::open(args.device, args.gdn_prefill, &checkpoint, &engine)?;
+    let probes = probes.with_preempted(matches!(device, Device::Cpu(_)) && !engine.knobs.fusion);
     let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
-    match Device::open(args.device, args.gdn_prefill, &checkpoint, &job.engine)? {
+    match device {
         Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
         Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
     }

@@ -4,6 +4,7 @@ use crate::args::Args;
 use crate::journal::{Journal, Spent};
 use crate::output;
 use crate::probe::Probes;
+use crate::storm::{Blow, Storm};
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
@@ -29,6 +30,7 @@ pub struct Server<'a, B: Backend> {
     requests: u64,
     errors: u64,
     probes: Probes,
+    storm: Storm,
 }
 
 /// How a run ended.
@@ -80,6 +82,7 @@ impl<'a, B: Backend> Server<'a, B> {
             requests: 0,
             errors: 0,
             probes,
+            storm: Storm::new(&args.storm),
         })
     }
 
@@ -130,6 +133,15 @@ impl<'a, B: Backend> Server<'a, B> {
             let before = self.engine.totals().steps;
             let mut events = Vec::new();
             let mut emit = |event| events.push(event);
+            let in_flight: Vec<u64> = tickets.keys().copied().collect();
+            let running: Vec<u64> =
+                self.engine.scheduler().running.iter().map(|s| s.request.ordinal).collect();
+            for (blow, ordinal) in self.storm.blows(&in_flight, &running) {
+                match blow {
+                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit)?,
+                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit)?,
+                };
+            }
             let worked = match journal.known(before) {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
