@@ -254,13 +254,7 @@ impl<B: Backend> Engine<B> {
 
     /// The model's forward pass over a batch.
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Option<Top>>, Error> {
-        self.model.forward(
-            &self.backend,
-            batch,
-            &mut self.cache,
-            &mut self.scratch,
-            &mut self.dispatcher,
-        )
+        self.model.forward(&self.backend, batch, &mut self.cache, &mut self.scratch, &mut self.dispatcher)
     }
 
     /// Zeroes an admitted sequence's slot and proves it, or does what the fault says.

@@ -3,8 +3,8 @@
 use cute_evidence::checks::pipe::Outlet;
 use cute_evidence::checks::{self, Case, Expectations};
 use cute_records::{
-    Completion, Dispatch, End, Event, Finding, FinishReason, Reader, Record, Run, Severity, Source, State,
-    Writer,
+    Completion, Dispatch, End, Event, Finding, FinishReason, Origin, Reader, Record, Run, Setting, Severity,
+    Source, State, Writer,
 };
 use std::io::Cursor;
 
@@ -359,4 +359,41 @@ fn two_producers_in_one_stream_are_two_legs() {
         case([run("cute-generate"), reply(0, 0, "a").into(), run("cute-generate"), reply(0, 0, "b").into()]);
     assert_eq!(c.legs.len(), 2);
     assert_eq!(names(&checks::all(&c, &Expectations::default())), Vec::<&str>::new());
+}
+
+/// A run told to take a path, and its replies to prompts 0, 1, 2, … with these fingerprints.
+fn told(path: &str, fusion: bool, fingerprints: &[&str]) -> Vec<Record> {
+    let setting = |value: serde_json::Value| Setting { value, origin: Origin::Flag };
+    let config = [("phase_e_path", path.into()), ("phase_e_fusion", fusion.into())];
+    let config = config.map(|(name, value)| (name.to_owned(), setting(value))).into();
+    let replies = fingerprints.iter().enumerate().map(|(i, f)| Completion {
+        prompt_sha256: Some(format!("prompt {i}")),
+        completion_tokens: Some(9),
+        ..reply(0, i as u64, f)
+    });
+    let run = Run { tool: "cute-generate".into(), config, ..Run::default() };
+    std::iter::once(run.into()).chain(replies.map(Into::into)).collect()
+}
+
+#[test]
+fn two_paths_with_the_same_bits_are_one_path() {
+    let check = |coop: Vec<Record>, other: Vec<Record>| {
+        let found = checks::all(&case(coop.into_iter().chain(other)), &Expectations::default());
+        names(&found).iter().map(|n| n.to_string()).collect::<Vec<_>>()
+    };
+    let same = &["a", "b", "c", "d"];
+    let coop = || told("coop", true, same);
+    assert_eq!(check(coop(), told("lite", true, same)), ["path_without_effect"]);
+    let nothing = Vec::<String>::new();
+    assert_eq!(check(coop(), told("lite", true, &["a", "b", "c", "e"])), nothing, "one reply differs");
+    assert_eq!(check(coop(), told("lite", true, &same[..3])), nothing, "three replies are too few");
+    assert_eq!(check(coop(), told("coop", true, same)), nothing, "the same path");
+    assert_eq!(check(coop(), told("lite", false, same)), nothing, "without fusion there is no lite");
+    let mut short = told("lite", true, same);
+    for r in &mut short {
+        if let Record::Completion(c) = r {
+            c.completion_tokens = Some(1);
+        }
+    }
+    assert_eq!(check(coop(), short), nothing, "one token comes from prefill, which has no paths");
 }

@@ -83,7 +83,9 @@ impl Device {
         let cpu = || Device::Cpu(Cpu { fault: config.fault, ..Cpu::default() });
         match (choice, config.fault.filter(|f| !f.on_cuda())) {
             (Choice::Cpu | Choice::Auto, Some(_)) => return Ok(cpu()),
-            (_, Some(fault)) => anyhow::bail!("--fault {fault} is built into the CPU engine: give --device cpu"),
+            (_, Some(fault)) => {
+                anyhow::bail!("--fault {fault} is built into the CPU engine: give --device cpu")
+            }
             _ => {}
         }
         match choice {

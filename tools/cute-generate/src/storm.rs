@@ -82,7 +82,10 @@ mod tests {
         assert_ne!(blows(7), blows(8));
         // two kinds, 200 steps, one in four: 100 blows, standard deviation 8.7
         assert!(blows(7).len().abs_diff(100) < 40, "{}", blows(7).len());
-        assert!(blows(7).iter().all(|(kind, o)| *kind == Blow::Cancel || *o <= 2), "only who runs is preempted");
+        assert!(
+            blows(7).iter().all(|(kind, o)| *kind == Blow::Cancel || *o <= 2),
+            "only who runs is preempted"
+        );
         assert!((1..=5).all(|o| blows(7).contains(&(Blow::Cancel, o))), "whoever is in flight is cancelled");
     }
 

@@ -183,7 +183,8 @@ impl<B: Backend> Workspace<B> {
     /// What a launch does first: zero the partial sums and the counters.
     fn reset(&mut self, backend: &B, rows: usize, with_wo: bool) -> Result<(), Error> {
         backend.zero(&mut self.mlp_partial, rows)?;
-        let grid_barrier = if self.fault == Some(Fault::StaleBarrier) { self.counters.grid_barrier } else { 0 };
+        let grid_barrier =
+            if self.fault == Some(Fault::StaleBarrier) { self.counters.grid_barrier } else { 0 };
         self.counters = Counters { grid_barrier, ..Counters::default() };
         if with_wo {
             if self.fault == Some(Fault::SkipWoReset) {

@@ -70,6 +70,11 @@ pub const CHECKS: &[Entry] = &[
     ),
     ("fingerprint_differs", "error", "the same prompt gave other logits, to the bit; tokens may still agree"),
     ("tokens_differ", "error", "the same prompt gave other tokens"),
+    (
+        "path_without_effect",
+        "error",
+        "two runs told to take different paths agree to the bit in every reply: one ran the other's path",
+    ),
     ("same_prompt_skipped", "info", "the producer sampled: replies to the same prompt may differ"),
     (
         "single_token_run, lucky_garbage",

@@ -11,6 +11,7 @@
 //! | [`logline`] | what is kept of a server's log |
 //! | [`dispatch`] | expected layers on the expected path, by outcome |
 //! | [`repeat`] | same prompt, same fingerprint |
+//! | [`paths`] | different paths, different bits |
 //! | [`output`] | one finding for every reply that is not healthy |
 //! | [`server`] | trouble that a server logged |
 //! | [`state`] | slots and pages: zero on acquire, one owner |
@@ -21,6 +22,7 @@ pub mod catalogue;
 pub mod dispatch;
 pub mod logline;
 pub mod output;
+pub mod paths;
 pub mod pipe;
 pub mod repeat;
 pub mod server;
@@ -108,6 +110,7 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(server::check(case));
     out.extend(case.states.findings());
     out.extend(repeat::check(case));
+    out.extend(paths::check(case));
     out.extend(output::check(case));
     out
 }
