@@ -1,0 +1,133 @@
+//! The museum of faults: every `--fault` is run past every detector, and named by the one it stands for.
+//!
+//! A *sitting* is one way to run the engine and to listen to it: probes, a storm, a soak, two paths, guards. What is heard
+//! is written down by *detector*, a column of the table: the finding of a probe or of the auditor, or the engine's own
+//! last words. Black-box sittings leave the engine's checks out (`--unguarded`), so that what a fault does reaches the
+//! replies; the white-box sitting has them all.
+
+mod exhibits;
+mod sitting;
+
+pub use exhibits::{EXHIBITS, Exhibit};
+pub use sitting::{Heard, Hearing, Sitting};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A detector: its column, and what counts as its voice.
+#[derive(Clone, Copy, Debug)]
+pub struct Detector {
+    /// heading of its column
+    pub column: &'static str,
+    /// it sees into the engine
+    pub white: bool,
+    /// names of findings
+    findings: &'static [&'static str],
+    /// pieces of an engine's last words, when it ended with exit code 2
+    words: &'static [&'static str],
+}
+
+const fn by_finding(column: &'static str, white: bool, findings: &'static [&'static str]) -> Detector {
+    Detector { column, white, findings, words: &[] }
+}
+
+const fn by_words(column: &'static str, white: bool, words: &'static [&'static str]) -> Detector {
+    Detector { column, white, findings: &[], words }
+}
+
+/// The columns of the table.
+pub const DETECTORS: &[Detector] = &[
+    by_finding("zero", true, &["state_not_zero_on_acquire"]),
+    by_words("owner", true, &["used by request", "released by request", "owned by", "are owned"]),
+    by_words("counter", true, &["it was not reset"]),
+    by_finding("aba", false, &["probe_aba"]),
+    by_finding("boundary", false, &["probe_boundary"]),
+    by_finding("canary", false, &["probe_canary"]),
+    by_finding("codeword", false, &["probe_codeword"]),
+    by_finding("hash", false, &["fingerprint_differs", "tokens_differ"]),
+    by_finding("output", false, &["single_token_run", "lucky_garbage", "client_error"]),
+    by_finding("dispatch", false, &["dispatch_intent_outcome", "dispatch_unexpected", "dispatch_expected_absent"]),
+    by_finding("paths", false, &["path_without_effect"]),
+    by_words("unanswered", false, &["requests unanswered"]),
+];
+
+/// The museum, with the tools it runs.
+#[derive(Debug)]
+pub struct Museum {
+    /// where the tools are
+    pub tools: PathBuf,
+    /// the workspace's root
+    pub root: PathBuf,
+    /// where sittings leave their logs
+    pub scratch: PathBuf,
+}
+
+/// What all sittings heard of one fault.
+#[derive(Debug, Default)]
+pub struct Row {
+    /// the first time each detector spoke
+    pub heard: BTreeMap<&'static str, Heard>,
+    /// what is wrong with it: a detector that was silent or late, a tool in trouble
+    pub trouble: Vec<String>,
+}
+
+/// Recycles of a slot within which the engine's own checks must speak.
+const RECYCLES: u64 = 1;
+/// Requests within which somebody outside must.
+const REQUESTS: u64 = 500;
+
+impl Museum {
+    /// Runs a fault past its two named detectors, or past all of them.
+    pub fn visit(&self, exhibit: &Exhibit, all: bool) -> Row {
+        let mut row = Row::default();
+        let named = [exhibit.white.0, exhibit.black.0];
+        for sitting in if all { Sitting::ALL } else { &named } {
+            let mut options = vec!["--fault", exhibit.fault];
+            options.extend((!sitting.is_white()).then_some("--unguarded"));
+            options.extend(exhibit.options);
+            match self.sit(*sitting, &options, 0) {
+                Ok(hearing) => {
+                    let of = |column| DETECTORS.iter().find(|d| d.column == column);
+                    // who listens from outside hears something in the white sitting, too, but is judged by the others
+                    let listening = |d: &Detector| d.white == sitting.is_white();
+                    for (column, heard) in hearing.heard.into_iter().filter(|(c, _)| of(*c).is_some_and(listening)) {
+                        row.heard.entry(column).or_insert(heard);
+                    }
+                }
+                Err(e) => row.trouble.push(format!("{sitting:?}: {e:#}")),
+            }
+        }
+        let late = |d: &str, heard: Option<&Heard>, white: bool| match heard {
+            None => Some(format!("{d} said nothing")),
+            Some(h) if white && h.recycles > RECYCLES => {
+                Some(format!("{d} spoke after {} recycles of a slot, expected {RECYCLES} at most", h.recycles))
+            }
+            Some(h) if !white && h.requests > REQUESTS => {
+                Some(format!("{d} spoke after {} requests, expected {REQUESTS} at most", h.requests))
+            }
+            _ => None,
+        };
+        for (detector, white) in [(exhibit.white.1, true), (exhibit.black.1, false)] {
+            row.trouble.extend(late(detector, row.heard.get(detector), white));
+        }
+        row
+    }
+
+    /// A sound engine in the sitting that a seed chooses, with other options for other seeds. Returns what was heard all
+    /// the same, and how many requests there were.
+    ///
+    /// # Errors
+    /// When a tool cannot be run, or has trouble.
+    pub fn alarms(&self, seed: u64) -> anyhow::Result<Hearing> {
+        let mut options = Vec::new();
+        let pick = |n: u64, words: &[&'static str]| words[(seed / n) as usize % words.len()];
+        for word in [
+            pick(1, &["", "--kv-cache-dtype bf16", "--page-size 8", "--max-num-seqs 3"]),
+            pick(3, &["", "--pressure 2x", "--wo-split 2"]),
+            pick(7, &["--threads 1", "", "--ignore-eos"]),
+        ] {
+            options.extend(word.split_whitespace());
+        }
+        self.sit(Sitting::ALL[seed as usize % Sitting::ALL.len()], &options, seed)
+    }
+}
