@@ -46,7 +46,11 @@ pub const DETECTORS: &[Detector] = &[
     by_finding("codeword", false, &["probe_codeword"]),
     by_finding("hash", false, &["fingerprint_differs", "tokens_differ"]),
     by_finding("output", false, &["single_token_run", "lucky_garbage", "client_error"]),
-    by_finding("dispatch", false, &["dispatch_intent_outcome", "dispatch_unexpected", "dispatch_expected_absent"]),
+    by_finding(
+        "dispatch",
+        false,
+        &["dispatch_intent_outcome", "dispatch_unexpected", "dispatch_expected_absent"],
+    ),
     by_finding("paths", false, &["path_without_effect"]),
     by_words("unanswered", false, &["requests unanswered"]),
 ];
@@ -90,7 +94,9 @@ impl Museum {
                     let of = |column| DETECTORS.iter().find(|d| d.column == column);
                     // who listens from outside hears something in the white sitting, too, but is judged by the others
                     let listening = |d: &Detector| d.white == sitting.is_white();
-                    for (column, heard) in hearing.heard.into_iter().filter(|(c, _)| of(*c).is_some_and(listening)) {
+                    for (column, heard) in
+                        hearing.heard.into_iter().filter(|(c, _)| of(*c).is_some_and(listening))
+                    {
                         row.heard.entry(column).or_insert(heard);
                     }
                 }
@@ -99,9 +105,10 @@ impl Museum {
         }
         let late = |d: &str, heard: Option<&Heard>, white: bool| match heard {
             None => Some(format!("{d} said nothing")),
-            Some(h) if white && h.recycles > RECYCLES => {
-                Some(format!("{d} spoke after {} recycles of a slot, expected {RECYCLES} at most", h.recycles))
-            }
+            Some(h) if white && h.recycles > RECYCLES => Some(format!(
+                "{d} spoke after {} recycles of a slot, expected {RECYCLES} at most",
+                h.recycles
+            )),
             Some(h) if !white && h.requests > REQUESTS => {
                 Some(format!("{d} spoke after {} requests, expected {REQUESTS} at most", h.requests))
             }

@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub knobs: Knobs,
     /// the fault to inject
     pub fault: Option<Fault>,
+    /// compute every so-manieth sequence that ends once more and compare its state; without fused paths only
+    pub recompute: Option<u64>,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -42,6 +44,7 @@ impl Default for EngineConfig {
             kv_dtype: KvDtype::F32,
             knobs: Knobs::default(),
             fault: None,
+            recompute: None,
             unguarded: false,
         }
     }
@@ -94,6 +97,12 @@ impl EngineConfig {
                 "--max-model-len is {}: this model's max_position_embeddings is {}",
                 self.max_model_len, model.max_position_embeddings
             ));
+        }
+        if self.recompute.is_some() && self.knobs.fusion {
+            return fail(
+                "--recompute needs --phase-e-fusion 0: a fused path sums in another order than prefill"
+                    .into(),
+            );
         }
         self.knobs.validate(model).map_err(Error::Config)
     }

@@ -1,6 +1,7 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
 mod broken;
+mod recompute;
 mod replay;
 
 pub use replay::Known;
@@ -18,7 +19,7 @@ use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
 use cute_records::digest::Hasher;
-use cute_records::{FinishReason, Pool, State, TokenLogprob};
+use cute_records::{Finding, FinishReason, Pool, State, TokenLogprob};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ pub enum Event {
     State(State),
     /// a request ended
     Finished(Box<Output>),
+    /// a guard found that an invariant is broken
+    Finding(Finding),
 }
 
 /// Time and tokens spent, and counters for the `end` record.
@@ -57,6 +60,10 @@ pub struct Totals {
     pub zero_check: Duration,
     /// slots acquired that had been used before
     pub recycles: u64,
+    /// sequences that ended while the guard `recompute` was on, and those of them that were computed again
+    pub ended: u64,
+    /// see `ended`
+    pub recomputed: u64,
 }
 
 /// A model being served.
@@ -121,7 +128,8 @@ impl<B: Backend> Engine<B> {
         let rows = config.max_rows();
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
-            cache: backend.cache(c, shape)?,
+            cache: backend
+                .cache(c, if config.recompute.is_some() { recompute::with_scratch(shape) } else { shape })?,
             scratch: Scratch::new(&backend, c, rows, config.max_num_seqs)?,
             dispatcher: Dispatcher::new(
                 &backend,
@@ -233,6 +241,9 @@ impl<B: Backend> Engine<B> {
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
         while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
+        }
+        if !self.config.unguarded {
+            self.scheduler.balance()?;
         }
         self.late_step()?;
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
@@ -388,6 +399,7 @@ impl<B: Backend> Engine<B> {
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
+        self.recompute(index, emit)?;
         self.broken.ends(self.config.fault, &self.scheduler.running[index]);
         let s = self.scheduler.finish(index)?;
         self.end(s, reason, error, emit)

@@ -304,6 +304,25 @@ impl<P: Entries> Scheduler<P> {
         Ok(())
     }
 
+    /// Checks that what is owned is what running sequences hold: nobody who is gone has kept anything.
+    ///
+    /// # Errors
+    /// [`Error::Ownership`] with the numbers.
+    pub fn balance(&self) -> Result<(), Error> {
+        let pages: usize = self.running.iter().map(|s| s.pages.len()).sum();
+        for (name, owned, held) in
+            [("slots", self.slots.in_use(), self.running.len()), ("pages", self.pages.in_use(), pages)]
+        {
+            if owned != held as u64 {
+                return Err(Error::Ownership(format!(
+                    "{owned} {name} are owned, but the {} running sequences hold {held}",
+                    self.running.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Longest prompt plus reply of a request.
     pub fn limit(&self, sequence: &Sequence) -> usize {
         self.max_len(&sequence.request)

@@ -24,8 +24,18 @@ fn main() -> ExitCode {
         let cells = DETECTORS.iter().map(|d| {
             let named = [exhibit.white.1, exhibit.black.1].contains(&d.column);
             let cell = match row.heard.get(d.column) {
-                None => if named { "MISSED".to_owned() } else { "·".to_owned() },
-                Some(h) => format!("{}{}", h.ordinal.map_or("x".to_owned(), |o| o.to_string()), if named { "*" } else { "" }),
+                None => {
+                    if named {
+                        "MISSED".to_owned()
+                    } else {
+                        "·".to_owned()
+                    }
+                }
+                Some(h) => format!(
+                    "{}{}",
+                    h.ordinal.map_or("x".to_owned(), |o| o.to_string()),
+                    if named { "*" } else { "" }
+                ),
             };
             format!("{cell:>width$}", width = d.column.len())
         });
@@ -35,7 +45,9 @@ fn main() -> ExitCode {
         }
         failed |= !row.trouble.is_empty();
     }
-    println!("\nA number is the first request that a detector names, x a word without one; * is the detector that stands for the fault.");
+    println!(
+        "\nA number is the first request that a detector names, x a word without one; * is the detector that stands for the fault."
+    );
     let (mut requests, mut recycles, mut alarms) = (0, 0, 0);
     for seed in 0..CLEAN {
         match museum.alarms(seed) {

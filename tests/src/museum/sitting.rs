@@ -72,7 +72,9 @@ impl Sitting {
             }
             Sitting::Soak => vec![[QUESTIONS, &["--runs", "3", "--max-tokens", "100"]].concat()],
             Sitting::Paths => ["coop", "lite"]
-                .map(|path| [QUESTIONS, &["--limit", "6", "--max-tokens", "24", "--phase-e-path", path]].concat())
+                .map(|path| {
+                    [QUESTIONS, &["--limit", "6", "--max-tokens", "24", "--phase-e-path", path]].concat()
+                })
                 .to_vec(),
         }
     }
@@ -121,7 +123,8 @@ impl Museum {
             audit.arg("--dispatch").arg(name("0.log"));
         }
         let audit = audit.stdin(File::open(&stream)?).stderr(Stdio::piped()).output()?;
-        if codes.iter().any(|c| !matches!(c, Some(0..=2))) || !matches!(audit.status.code(), Some(0 | 1 | 3)) {
+        if codes.iter().any(|c| !matches!(c, Some(0..=2))) || !matches!(audit.status.code(), Some(0 | 1 | 3))
+        {
             bail!("exit codes {codes:?} and {:?}: {words}", audit.status.code());
         }
         listen(&String::from_utf8(audit.stdout)?, &words, codes.contains(&Some(2)))

@@ -156,6 +156,10 @@ pub struct Args {
     #[command(flatten)]
     pub storm: crate::storm::Options,
 
+    /// Compute every N-th request that ends once more, alone, and compare the recurrent state it leaves to the bit
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..), help_heading = "Guards")]
+    pub recompute: Option<u64>,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -207,6 +211,7 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
+            recompute: self.recompute,
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
@@ -222,6 +227,9 @@ impl Args {
             }
             _ if !self.storm.storm.is_empty() => {
                 Err(anyhow!("--journal with --storm: whom a storm struck, and when, is not kept"))
+            }
+            _ if self.recompute.is_some() => {
+                Err(anyhow!("--journal with --recompute: what it finds is not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

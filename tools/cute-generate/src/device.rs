@@ -88,7 +88,7 @@ impl Device {
             }
             _ => {}
         }
-        match choice {
+        let device: anyhow::Result<Self> = match choice {
             Choice::Cpu => Ok(cpu()),
             Choice::Cuda(ordinal) => Ok(real(ordinal)?),
             Choice::Emulated => Ok(cuda(Arc::new(Emulated::new(Settings::default())?))?),
@@ -97,6 +97,13 @@ impl Device {
                 let _ = writeln!(std::io::stderr(), "cute-generate: {e}: running on the CPU");
                 Ok(cpu())
             }),
+        };
+        let device = device?;
+        if config.recompute.is_some() && matches!(device, Device::Cuda(_)) {
+            anyhow::bail!(
+                "--recompute: only on the CPU do prefill and decode sum in one order: give --device cpu"
+            );
         }
+        Ok(device)
     }
 }

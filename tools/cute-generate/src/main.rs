@@ -166,7 +166,7 @@ where
     Ok(match outcome.stopped {
         Some((exit, _)) => exit,
         None if input.bad + outcome.refused > 0 => Exit::Trouble,
-        None if server.probe_findings() > 0 => Exit::Fail,
+        None if server.findings() > 0 => Exit::Fail,
         None => Exit::Pass,
     })
 }

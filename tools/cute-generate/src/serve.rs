@@ -29,6 +29,7 @@ pub struct Server<'a, B: Backend> {
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+    guard_findings: u64,
     probes: Probes,
     storm: Storm,
 }
@@ -81,6 +82,7 @@ impl<'a, B: Backend> Server<'a, B> {
             bar,
             requests: 0,
             errors: 0,
+            guard_findings: 0,
             probes,
             storm: Storm::new(&args.storm),
         })
@@ -148,6 +150,10 @@ impl<'a, B: Backend> Server<'a, B> {
             };
             for event in events {
                 match event {
+                    Event::Finding(finding) => {
+                        self.guard_findings += 1;
+                        self.report_findings([finding], out)?;
+                    }
                     Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
                     Event::Finished(reply) => {
                         let ordinal = reply.request.ordinal;
@@ -170,7 +176,7 @@ impl<'a, B: Backend> Server<'a, B> {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
-        self.report_probes(self.probes.blind(), out)?;
+        self.report_findings(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
         Ok(Outcome { refused, stopped: None })
     }
@@ -181,16 +187,16 @@ impl<'a, B: Backend> Server<'a, B> {
         self.bar.inc(1);
         let (completion, findings) = self.probes.judge(completion);
         out.write(&Record::Completion(completion))?;
-        self.report_probes(findings, out)
+        self.report_findings(findings, out)
     }
 
-    /// Differences that the probes found so far.
-    pub fn probe_findings(&self) -> u64 {
-        self.probes.findings()
+    /// What probes and guards found so far.
+    pub fn findings(&self) -> u64 {
+        self.probes.findings() + self.guard_findings
     }
 
     /// Writes findings as records, and as lines for people.
-    fn report_probes(
+    fn report_findings(
         &self,
         findings: impl IntoIterator<Item = Finding>,
         out: &mut Writer<'_>,
