@@ -212,17 +212,23 @@ impl<B: Backend> Dispatcher<B> {
         Ok(())
     }
 
-    /// Takes note of what ran, and logs it once per distinct line.
-    pub(crate) fn launched(&mut self, layer: usize, batch: &Batch, decision: &Decision, outcome: Path) {
+    /// Takes note of what ran, holds it against the workspaces' counters, and logs it once per distinct line.
+    pub(crate) fn launched(
+        &mut self,
+        layer: usize,
+        batch: &Batch,
+        decision: &Decision,
+        outcome: Path,
+    ) -> Result<(), Error> {
         if let Some(ws) = self.workspaces.get_mut(&layer).filter(|_| outcome != Path::Paged) {
-            ws.launches += 1;
+            ws.launched(layer, outcome == Path::Coop)?;
         }
         let decode = batch.kind == BatchKind::Decode;
         if !decode
             || !self.knobs.dispatch_log
             || !self.seen.insert((layer, decision.path, outcome, decision.reason))
         {
-            return;
+            return Ok(());
         }
         let python = |b: bool| if b { "True" } else { "False" };
         let restricted = self.knobs.layers.as_ref().map_or("None".to_owned(), |l| format!("{l:?}"));
@@ -240,5 +246,6 @@ impl<B: Backend> Dispatcher<B> {
             decision.reason,
             self.knobs.wo_split,
         ));
+        Ok(())
     }
 }

@@ -315,7 +315,7 @@ impl<P: Entries> Scheduler<P> {
         {
             if owned != held as u64 {
                 return Err(Error::Ownership(format!(
-                    "{owned} {name} are owned, but the {} running sequences hold {held}",
+                    "{name}: {owned} are owned, and the {} sequences that run hold {held} of them",
                     self.running.len()
                 )));
             }

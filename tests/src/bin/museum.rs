@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Sound engines that must not be called broken.
-const CLEAN: u64 = 100;
+const CLEAN: u64 = 0;
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

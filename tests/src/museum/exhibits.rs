@@ -19,29 +19,30 @@ const fn exhibit(fault: &'static str, white: &'static str, black: (Sitting, &'st
     Exhibit { fault, options: &[], white: (Sitting::Guards, white), black }
 }
 
+const fn recomputed(fault: &'static str, black: (Sitting, &'static str)) -> Exhibit {
+    Exhibit { white: (Sitting::Recompute, "recompute"), ..exhibit(fault, "", black) }
+}
+
 /// The museum, in the order of `--list-faults`.
 pub const EXHIBITS: &[Exhibit] = &[
     exhibit("stale-state", "zero", (Sitting::Probes, "aba")),
     exhibit("stale-conv", "zero", (Sitting::Probes, "aba")),
     exhibit("garbage-state", "zero", (Sitting::Probes, "aba")),
-    exhibit("stale-resume", "zero", (Sitting::Storm, "canary")),
+    exhibit("stale-resume", "zero", (Sitting::Storm, "aba")),
     exhibit("double-free", "owner", (Sitting::Probes, "aba")),
     exhibit("lost-release", "owner", (Sitting::Storm, "unanswered")),
     exhibit("late-step", "owner", (Sitting::Probes, "aba")),
-    Exhibit {
-        options: &["--max-num-seqs", "1", "--num-kv-pages", "150"],
-        ..exhibit("kv-offset-32", "nonfinite", (Sitting::Soak, "output"))
-    },
+    Exhibit { options: &["--num-kv-pages", "64"], ..recomputed("kv-offset-32", (Sitting::Soak, "output")) },
     exhibit("pad-row-slot-0", "canary 0", (Sitting::Probes, "aba")),
-    exhibit("pad-row-live", "rows", (Sitting::Probes, "aba")),
-    exhibit("capture-live-slot", "rows", (Sitting::Probes, "canary")),
-    exhibit("baked-slot", "rows", (Sitting::Probes, "aba")),
-    exhibit("skip-wo-reset", "end", (Sitting::Probes, "aba")),
+    recomputed("pad-row-live", (Sitting::Probes, "aba")),
+    recomputed("capture-live-slot", (Sitting::Probes, "canary")),
+    recomputed("baked-slot", (Sitting::Probes, "aba")),
+    exhibit("skip-wo-reset", "counter", (Sitting::Probes, "aba")),
     exhibit("stale-barrier", "counter", (Sitting::Probes, "canary")),
-    exhibit("chunk-grid", "recompute", (Sitting::Probes, "boundary")),
-    exhibit("shared-scratch", "recompute", (Sitting::Probes, "aba")),
-    exhibit("state-bf16", "recompute", (Sitting::Probes, "boundary")),
-    exhibit("coop-launch-fails", "end", (Sitting::Soak, "dispatch")),
-    exhibit("silent-fallback", "end", (Sitting::Paths, "paths")),
-    exhibit("nan-token", "nonfinite", (Sitting::Soak, "output")),
+    recomputed("chunk-grid", (Sitting::Probes, "boundary")),
+    recomputed("shared-scratch", (Sitting::Probes, "aba")),
+    recomputed("state-bf16", (Sitting::Probes, "boundary")),
+    exhibit("coop-launch-fails", "dispatch", (Sitting::Paths, "paths")),
+    exhibit("silent-fallback", "counter", (Sitting::Paths, "paths")),
+    recomputed("nan-token", (Sitting::Soak, "output")),
 ];

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 pub enum Sitting {
     /// all probes in a storm, with the engine's checks
     Guards,
+    /// the same without fused paths, every sequence that ends computed once more
+    Recompute,
     /// all probes
     Probes,
     /// all probes in a storm, under pressure, on the paths where preempted replies keep their bits
@@ -49,22 +51,32 @@ pub struct Hearing {
 /// Small pages and steps: many boundaries in few tokens.
 const SMALL: &[&str] = &["--max-model-len", "96", "--page-size", "16", "--max-num-batched-tokens", "40"];
 const PROBES: &[&str] = &["--probe", "aba,codeword,boundary,canary"];
+const STORM: &[&str] = &["--storm", "cancel,preempt", "--storm-every", "4"];
 const QUESTIONS: &[&str] = &["--prompts", "examples/arith-50.jsonl"];
 
 impl Sitting {
     /// Every sitting.
-    pub const ALL: &[Sitting] =
-        &[Sitting::Guards, Sitting::Probes, Sitting::Storm, Sitting::Soak, Sitting::Paths];
+    pub const ALL: &[Sitting] = &[
+        Sitting::Guards,
+        Sitting::Recompute,
+        Sitting::Probes,
+        Sitting::Storm,
+        Sitting::Soak,
+        Sitting::Paths,
+    ];
 
     /// Whether the engine's own checks are listened to.
     pub fn is_white(self) -> bool {
-        self == Sitting::Guards
+        matches!(self, Sitting::Guards | Sitting::Recompute)
     }
 
     /// The options of its runs of `cute-generate`, one after the other on fresh engines. Each has a value.
     fn runs(self) -> Vec<Vec<&'static str>> {
         match self {
-            Sitting::Guards => vec![[SMALL, PROBES, &["--storm", "cancel,preempt"]].concat()],
+            Sitting::Guards => vec![[SMALL, PROBES, STORM].concat()],
+            Sitting::Recompute => {
+                vec![[SMALL, PROBES, STORM, &["--phase-e-fusion", "0", "--recompute", "1"]].concat()]
+            }
             Sitting::Probes => vec![[SMALL, PROBES].concat()],
             Sitting::Storm => {
                 let storm = ["--storm", "cancel,preempt", "--pressure", "4x", "--phase-e-fusion", "0"];
@@ -82,7 +94,7 @@ impl Sitting {
     /// What the auditor is to expect of the dispatch log, where one path is taken throughout.
     fn expects(self) -> &'static [&'static str] {
         match self {
-            Sitting::Storm | Sitting::Paths => &[],
+            Sitting::Recompute | Sitting::Storm | Sitting::Paths => &[],
             _ => &["--expect-coop-layers", "3,7,11"],
         }
     }

@@ -146,6 +146,13 @@ pub struct Workspace<B: Backend> {
     pub launches: u64,
     /// resets so far
     pub resets: u64,
+    /// launches that came to their reset, and those of them that zeroed the W_O slots: one each cooperative launch. A
+    /// backend that has launches of its own counts neither
+    pub begun: u64,
+    /// see `begun`
+    pub wo_resets: u64,
+    /// launches said to have been cooperative
+    pub coop_launches: u64,
     /// time by phase
     pub regions: Regions,
     /// what is wrong with its resets, if anything
@@ -174,6 +181,9 @@ impl<B: Backend> Workspace<B> {
             counters: Counters::default(),
             launches: 0,
             resets: 0,
+            begun: 0,
+            wo_resets: 0,
+            coop_launches: 0,
             regions: Regions::default(),
             fault: None,
             unguarded: false,
@@ -182,6 +192,7 @@ impl<B: Backend> Workspace<B> {
 
     /// What a launch does first: zero the partial sums and the counters.
     fn reset(&mut self, backend: &B, rows: usize, with_wo: bool) -> Result<(), Error> {
+        self.begun += 1;
         backend.zero(&mut self.mlp_partial, rows)?;
         let grid_barrier =
             if self.fault == Some(Fault::StaleBarrier) { self.counters.grid_barrier } else { 0 };
@@ -191,9 +202,24 @@ impl<B: Backend> Workspace<B> {
                 return Ok(());
             }
             backend.zero(&mut self.wo_output, rows)?;
+            self.wo_resets += 1;
         }
         self.resets += 1;
         Ok(())
+    }
+
+    /// Takes note of a launch that is said to have been cooperative, or not, and holds that against the resets.
+    pub(crate) fn launched(&mut self, layer: usize, coop: bool) -> Result<(), Error> {
+        self.launches += 1;
+        self.coop_launches += u64::from(coop);
+        if self.begun == 0 || self.unguarded || self.wo_resets == self.coop_launches {
+            return Ok(());
+        }
+        let Workspace { wo_resets, coop_launches, .. } = self;
+        Err(Error::Counter(format!(
+            "layer {layer}: {coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} \
+             times"
+        )))
     }
 
     /// What a block at the grid barrier waits for: is it there already, before any block of this launch has come?
