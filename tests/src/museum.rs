@@ -13,6 +13,8 @@ pub use sitting::{Heard, Hearing, Sitting};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A detector: its column, and what counts as its voice.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,7 @@ pub const DETECTORS: &[Detector] = &[
         None,
         &["dispatch_intent_outcome", "dispatch_unexpected", "dispatch_expected_absent"],
     ),
+    by_words("cusum", OUTSIDE, &[]),
     by_finding("paths", OUTSIDE, &["path_without_effect"]),
     by_words("unanswered", OUTSIDE, &["requests unanswered"]),
 ];
@@ -88,6 +91,28 @@ const RECYCLES: u64 = 1;
 /// Requests within which somebody outside must.
 const REQUESTS: u64 = 500;
 
+/// Runs jobs on as many threads as there are cores. Returns their results in the order of the jobs.
+pub fn side_by_side<T: Sync, R: Send>(jobs: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((i, job)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, jobs.get(i)?)))
+                {
+                    let result = run(job);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 impl Museum {
     /// Runs a fault past its two named detectors, or past all of them.
     pub fn visit(&self, exhibit: &Exhibit, all: bool) -> Row {
@@ -97,7 +122,7 @@ impl Museum {
             let mut options = vec!["--fault", exhibit.fault];
             options.extend((!sitting.is_white()).then_some("--unguarded"));
             options.extend(exhibit.options);
-            match self.sit(*sitting, &options, 0) {
+            match self.sit(exhibit.fault, *sitting, &options, 0) {
                 Ok(hearing) => {
                     let of = |column| DETECTORS.iter().find(|d| d.column == column);
                     // who listens from outside hears something in the white sitting, too, but is judged by the others
@@ -138,11 +163,12 @@ impl Museum {
         let pick = |n: u64, words: &[&'static str]| words[(seed / n) as usize % words.len()];
         for word in [
             pick(1, &["", "--kv-cache-dtype bf16", "--page-size 8", "--max-num-seqs 3"]),
-            pick(3, &["", "--pressure 2x", "--wo-split 2"]),
+            pick(3, &["", "--pressure 2x", "--wo-split 2", "--storm cancel,preempt --storm-every 9"]),
             pick(7, &["--threads 1", "", "--ignore-eos"]),
         ] {
             options.extend(word.split_whitespace());
         }
-        self.sit(Sitting::ALL[seed as usize % Sitting::ALL.len()], &options, seed)
+        let sitting = Sitting::ALL[seed as usize % Sitting::ALL.len()];
+        self.sit(&format!("sound-{seed}"), sitting, &options, seed)
     }
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 pub enum Sitting {
     /// all probes in a storm, with the engine's checks
     Guards,
-    /// the same without fused paths, every sequence that ends computed once more
+    /// all probes without fused paths, every sequence that ends computed once more
     Recompute,
     /// all probes
     Probes,
@@ -31,7 +31,7 @@ pub struct Heard {
     pub ordinal: Option<u64>,
     /// requests that had been sent by then
     pub requests: u64,
-    /// how often the slot recycled most had been recycled by then
+    /// how often its slot had been recycled by then; where none is named, the slot recycled most
     pub recycles: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct Hearing {
 /// Small pages and steps: many boundaries in few tokens.
 const SMALL: &[&str] = &["--max-model-len", "96", "--page-size", "16", "--max-num-batched-tokens", "40"];
 const PROBES: &[&str] = &["--probe", "aba,codeword,boundary,canary"];
-const STORM: &[&str] = &["--storm", "cancel,preempt", "--storm-every", "4"];
+const STORM: &[&str] = &["--storm", "cancel,preempt", "--storm-every", "12"];
 const QUESTIONS: &[&str] = &["--prompts", "examples/arith-50.jsonl"];
 
 impl Sitting {
@@ -75,7 +75,7 @@ impl Sitting {
         match self {
             Sitting::Guards => vec![[SMALL, PROBES, STORM].concat()],
             Sitting::Recompute => {
-                vec![[SMALL, PROBES, STORM, &["--phase-e-fusion", "0", "--recompute", "1"]].concat()]
+                vec![[SMALL, PROBES, &["--phase-e-fusion", "0", "--recompute", "1"]].concat()]
             }
             Sitting::Probes => vec![[SMALL, PROBES].concat()],
             Sitting::Storm => {
@@ -101,13 +101,15 @@ impl Sitting {
 }
 
 impl Museum {
-    /// Runs a sitting and listens. Options come behind the sitting's own and take their place.
+    /// Runs a sitting and listens. Options come behind the sitting's own and take their place; what the tools write is
+    /// left in a folder of the name of `what`.
     ///
     /// # Errors
     /// When a tool cannot be run, or its output cannot be read.
-    pub fn sit(&self, sitting: Sitting, options: &[&str], seed: u64) -> anyhow::Result<Hearing> {
-        std::fs::create_dir_all(&self.scratch)?;
-        let name = |what: &str| self.scratch.join(format!("{sitting:?}.{what}"));
+    pub fn sit(&self, what: &str, sitting: Sitting, options: &[&str], seed: u64) -> anyhow::Result<Hearing> {
+        let folder = self.scratch.join(what);
+        std::fs::create_dir_all(&folder)?;
+        let name = |what: &str| folder.join(format!("{sitting:?}.{what}").to_lowercase());
         let seed = seed.to_string();
         let (mut words, mut records, mut codes) = (String::new(), Vec::new(), Vec::new());
         for (i, run) in sitting.runs().iter().enumerate() {
@@ -139,7 +141,15 @@ impl Museum {
         {
             bail!("exit codes {codes:?} and {:?}: {words}", audit.status.code());
         }
-        listen(&String::from_utf8(audit.stdout)?, &words, codes.contains(&Some(2)))
+        let mut hearing = listen(std::str::from_utf8(&audit.stdout)?, &words, codes.contains(&Some(2)))?;
+        if sitting == Sitting::Soak {
+            std::fs::write(&stream, audit.stdout)?;
+            let verdict = self.tool("cute-verdict").arg("--quiet").stdin(File::open(&stream)?).output()?;
+            if let Some(ordinal) = cusum(std::str::from_utf8(&verdict.stdout)?)? {
+                hearing.first("cusum", Heard { ordinal: Some(ordinal), requests: ordinal + 1, recycles: 0 });
+            }
+        }
+        Ok(hearing)
     }
 
     fn tool(&self, name: &str) -> Command {
@@ -156,6 +166,13 @@ impl Museum {
 fn merged<'a>(run: &[&'a str], options: &[&'a str]) -> Vec<&'a str> {
     let own = run.chunks(2).filter(|pair| !options.contains(&pair[0])).flatten();
     own.chain(options).copied().collect()
+}
+
+/// The request at which the cumulative sum of wrong answers says that they have become more frequent.
+fn cusum(judged: &str) -> anyhow::Result<Option<u64>> {
+    let Some(line) = judged.lines().find(|l| l.starts_with("{\"type\":\"verdict\"")) else { return Ok(None) };
+    let verdict: Value = serde_json::from_str(line)?;
+    Ok(verdict["details"]["legs"][0]["cusum"]["alarm_ordinal"].as_u64())
 }
 
 /// Who spoke, and when: findings in an audited stream, and the last words of an engine that ended in trouble.
@@ -182,7 +199,12 @@ fn listen(audited: &str, words: &str, ended_in_trouble: bool) -> anyhow::Result<
         let check = f["check"].as_str().unwrap_or_default();
         let ordinal = f["ordinal"].as_u64();
         let requests = ordinal.map_or(sent, |o| o + 1);
-        let heard = Heard { ordinal, requests, recycles: recycles(ordinal.unwrap_or(0)) };
+        // a guard names the epoch of the slot it speaks of, 1 for the first use
+        let recycles = match f["data"]["epoch"].as_u64() {
+            Some(epoch) => epoch.saturating_sub(1),
+            None => recycles(ordinal.unwrap_or(0)),
+        };
+        let heard = Heard { ordinal, requests, recycles };
         match DETECTORS.iter().find(|d| d.findings.contains(&check)) {
             Some(d) => out.first(d.column, heard),
             None => out.others.push(f["message"].as_str().unwrap_or(check).to_owned()),
