@@ -24,7 +24,7 @@ impl<B: Backend> Engine<B> {
     pub(super) fn recompute(&mut self, index: usize, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let Some(every) = self.config.recompute else { return Ok(()) };
         self.totals.ended += 1;
-        if self.totals.ended % every != 0 {
+        if !self.totals.ended.is_multiple_of(every) {
             return Ok(());
         }
         let shape = self.config.cache_shape();
