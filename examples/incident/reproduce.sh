@@ -19,7 +19,7 @@ soak() { # name, options of cute-generate
     local name=$1 code=0
     shift
     cute-generate --device cpu --model "$model" --prompts "$prompts" --runs 5 --max-num-seqs 1 "$@" 2> "$out/$name.log" |
-        cute-audit --quiet --explain > "$out/$name.jsonl" || [ "${PIPESTATUS[0]}" -eq 0 ] || exit 2
+        cute-audit --quiet --explain > "$out/$name.jsonl" || [ "${PIPESTATUS[0]}" -eq 0 ] || { cat "$out/$name.log" >&2; exit 2; }
     cute-verdict --quiet --gate 'correct>=45/50' --gate findings=0 --report "$out/$name.html" \
         < "$out/$name.jsonl" > "$out/$name.verdict.jsonl" || code=$?
     echo "$code"
@@ -39,6 +39,9 @@ read -r -a right <<< "$(scores broken)"
 onset=$(field broken onset_ordinal) recovery=$(field broken recovery_ordinal)
 mechanism=$(field broken mechanism) block=$(field broken first_bad_block)
 echo "  correct of 50, run by run: ${right[*]}" >&2
+for found in "$onset" "$recovery" "$mechanism" "$block"; do
+    case $found in "" | null) echo "  NO: it did not collapse and recover, or the tools do not say how" >&2; exit 1 ;; esac
+done
 echo "  requests $onset to $((recovery - 1)) collapsed; $mechanism, from block $block on" >&2
 check "the judge fails the soak" "$code" -eq 1
 check "no request failed" "$(grep -c '"finish_reason":"error"' "$out/broken.jsonl" || true)" -eq 0
