@@ -49,6 +49,7 @@ pub const DETECTORS: &[Detector] = &[
     by_finding("zero", INSIDE, &["state_not_zero_on_acquire"]),
     by_words("owner", INSIDE, &["used by request", "released by request", "owned by", "are owned"]),
     by_words("counter", INSIDE, &["it was not reset", "slots were reset"]),
+    by_finding("slot0", INSIDE, &["reserved_slot_written"]),
     by_finding("recompute", INSIDE, &["state_not_reproduced"]),
     by_finding("aba", OUTSIDE, &["probe_aba"]),
     by_finding("boundary", OUTSIDE, &["probe_boundary"]),

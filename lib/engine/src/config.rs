@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::backend::{CacheShape, KvDtype};
 use crate::fault::Fault;
+use crate::guard::Guards;
 use crate::knobs::Knobs;
 
 /// A pool that a few hundred short requests walk through once: clean runs come before the overflow.
@@ -27,8 +28,8 @@ pub struct EngineConfig {
     pub knobs: Knobs,
     /// the fault to inject
     pub fault: Option<Fault>,
-    /// compute every so-manieth sequence that ends once more and compare its state; without fused paths only
-    pub recompute: Option<u64>,
+    /// what is watched on top of ownership; `recompute` without fused paths only
+    pub guards: Guards,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -44,7 +45,7 @@ impl Default for EngineConfig {
             kv_dtype: KvDtype::F32,
             knobs: Knobs::default(),
             fault: None,
-            recompute: None,
+            guards: Guards::default(),
             unguarded: false,
         }
     }
@@ -98,9 +99,9 @@ impl EngineConfig {
                 self.max_model_len, model.max_position_embeddings
             ));
         }
-        if self.recompute.is_some() && self.knobs.fusion {
+        if self.guards.recompute.is_some() && self.knobs.fusion {
             return fail(
-                "--recompute needs --phase-e-fusion 0: a fused path sums in another order than prefill"
+                "--guard recompute needs --phase-e-fusion 0: a fused path sums in another order than prefill"
                     .into(),
             );
         }

@@ -1,7 +1,7 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
 mod broken;
-mod recompute;
+mod guards;
 mod replay;
 
 pub use replay::Known;
@@ -78,6 +78,7 @@ pub struct Engine<B: Backend> {
     config: EngineConfig,
     tracks: BTreeMap<u64, Track>,
     broken: broken::Broken,
+    slot0_written: bool,
     totals: Totals,
 }
 
@@ -128,8 +129,10 @@ impl<B: Backend> Engine<B> {
         let rows = config.max_rows();
         Ok(Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
-            cache: backend
-                .cache(c, if config.recompute.is_some() { recompute::with_scratch(shape) } else { shape })?,
+            cache: backend.cache(
+                c,
+                if config.guards.recompute.is_some() { guards::with_scratch(shape) } else { shape },
+            )?,
             scratch: Scratch::new(&backend, c, rows, config.max_num_seqs)?,
             dispatcher: Dispatcher::new(
                 &backend,
@@ -145,6 +148,7 @@ impl<B: Backend> Engine<B> {
             tokenizer,
             tracks: BTreeMap::new(),
             broken: broken::Broken::default(),
+            slot0_written: false,
             totals: Totals::default(),
             backend,
             config,
@@ -254,6 +258,7 @@ impl<B: Backend> Engine<B> {
             Some(fault) => self.broken_forward(fault, &batch)?,
         };
         self.account(&batch, start.elapsed());
+        self.look_at_slot0(&batch, emit)?;
         self.append(&batch, &top, emit)?;
         Ok(true)
     }

@@ -4,7 +4,9 @@ mod common;
 
 use common::{Run, engine, greedy, problems, run, tiny};
 use cute_engine::knobs::PathKnob;
-use cute_engine::{EngineConfig, Event, Fault, Request};
+use cute_engine::{EngineConfig, Event, Fault, Guards, Request};
+
+const GUARDS: Guards = Guards { recompute: Some(1), slot0: true };
 
 /// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
 fn config(fault: Option<Fault>) -> EngineConfig {
@@ -157,7 +159,7 @@ fn the_engines_own_checks_stop_what_breaks_ownership_or_a_counter() {
 
 /// A guarded engine without fused paths that computes every sequence that ends once more.
 fn recomputed(fault: Option<Fault>) -> Run {
-    let mut config = EngineConfig { unguarded: false, recompute: Some(1), ..config(fault) };
+    let mut config = EngineConfig { unguarded: false, guards: GUARDS, ..config(fault) };
     config.knobs.fusion = false;
     replies(config)
 }
@@ -180,15 +182,17 @@ fn a_sequence_computed_again_alone_leaves_the_same_state_unless_something_is_wro
         let slot = run.states.iter().find(|s| Some(s.ordinal) == first.ordinal).map(|s| s.slot);
         assert_eq!(first.data["slot"], serde_json::json!(slot), "{fault}: {first:?}");
     }
+    let padded = recomputed(Some(Fault::PadRowSlot0)).findings;
+    assert_eq!(padded.iter().map(|f| f.check.as_str()).collect::<Vec<_>>(), ["reserved_slot_written"]);
     let refused = cute_engine::Engine::new(
         cute_engine::backend::Cpu::default(),
         &tiny(),
         None,
-        EngineConfig { recompute: Some(1), ..EngineConfig::default() },
+        EngineConfig { guards: GUARDS, ..EngineConfig::default() },
         Box::new(|_| ()),
     );
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(message.starts_with("--recompute needs --phase-e-fusion 0"), "{message}");
+    assert!(message.starts_with("--guard recompute needs --phase-e-fusion 0"), "{message}");
 }
 
 #[test]

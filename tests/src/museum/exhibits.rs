@@ -33,7 +33,7 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit("lost-release", "owner", (Sitting::Storm, "unanswered")),
     exhibit("late-step", "owner", (Sitting::Probes, "aba")),
     Exhibit { options: &["--num-kv-pages", "64"], ..recomputed("kv-offset-32", (Sitting::Soak, "output")) },
-    exhibit("pad-row-slot-0", "canary 0", (Sitting::Probes, "aba")),
+    exhibit("pad-row-slot-0", "slot0", (Sitting::Probes, "aba")),
     recomputed("pad-row-live", (Sitting::Probes, "aba")),
     recomputed("capture-live-slot", (Sitting::Probes, "canary")),
     recomputed("baked-slot", (Sitting::Probes, "aba")),

@@ -73,9 +73,9 @@ impl Sitting {
     /// The options of its runs of `cute-generate`, one after the other on fresh engines. Each has a value.
     fn runs(self) -> Vec<Vec<&'static str>> {
         match self {
-            Sitting::Guards => vec![[SMALL, PROBES, STORM].concat()],
+            Sitting::Guards => vec![[SMALL, PROBES, STORM, &["--guard", "slot0"]].concat()],
             Sitting::Recompute => {
-                vec![[SMALL, PROBES, &["--phase-e-fusion", "0", "--recompute", "1"]].concat()]
+                vec![[SMALL, PROBES, &["--phase-e-fusion", "0", "--guard", "recompute,slot0"]].concat()]
             }
             Sitting::Probes => vec![[SMALL, PROBES].concat()],
             Sitting::Storm => {

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum, value_parser};
 use cute_cli::Config;
 use cute_engine::backend::KvDtype;
 use cute_engine::knobs::{self, PathKnob};
-use cute_engine::{EngineConfig, Fault, Knobs, SamplingParams};
+use cute_engine::{EngineConfig, Fault, Guard, Knobs, SamplingParams};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -156,9 +156,10 @@ pub struct Args {
     #[command(flatten)]
     pub storm: crate::storm::Options,
 
-    /// Compute every N-th request that ends once more, alone, and compare the recurrent state it leaves to the bit
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..), help_heading = "Guards")]
-    pub recompute: Option<u64>,
+    /// Watch the engine: recompute[/N] (every N-th sequence that ends is computed again, alone, and must leave the same
+    /// recurrent state to the bit; needs --phase-e-fusion 0), slot0 (the slot that is nobody's, after every step)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = |s: &str| s.parse::<Guard>(), help_heading = "Guards")]
+    pub guard: Vec<Guard>,
 
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
@@ -211,7 +212,7 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
-            recompute: self.recompute,
+            guards: self.guard.iter().copied().collect(),
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
@@ -228,8 +229,8 @@ impl Args {
             _ if !self.storm.storm.is_empty() => {
                 Err(anyhow!("--journal with --storm: whom a storm struck, and when, is not kept"))
             }
-            _ if self.recompute.is_some() => {
-                Err(anyhow!("--journal with --recompute: what it finds is not kept"))
+            _ if !self.guard.is_empty() => {
+                Err(anyhow!("--journal with --guard: what a guard finds is not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

@@ -99,10 +99,8 @@ impl Device {
             }),
         };
         let device = device?;
-        if config.recompute.is_some() && matches!(device, Device::Cuda(_)) {
-            anyhow::bail!(
-                "--recompute: only on the CPU do prefill and decode sum in one order: give --device cpu"
-            );
+        if !config.guards.none() && matches!(device, Device::Cuda(_)) {
+            anyhow::bail!("--guard: the guards are the CPU engine's: give --device cpu");
         }
         Ok(device)
     }

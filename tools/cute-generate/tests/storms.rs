@@ -132,8 +132,8 @@ fn what_makes_no_sense_with_a_storm_or_a_fault_is_refused() {
             &["--fault", "late-step", "--probe", "aba", "--device", "cuda"],
             "--fault late-step is built into the CPU engine: give --device cpu",
         ),
-        (&["--recompute", "1", "--probe", "aba"], "--recompute needs --phase-e-fusion 0"),
-        (&["--recompute", "0", "--probe", "aba"], "0 is not in 1.."),
+        (&["--guard", "recompute", "--probe", "aba"], "--guard recompute needs --phase-e-fusion 0"),
+        (&["--guard", "recompute/0", "--probe", "aba"], "recompute/0: expected a number of at least 1"),
     ] {
         let (code, records, stderr) = run(&[SMALL, args]);
         assert_eq!((code, records.len()), (2, 0), "{args:?}: {stderr}");
@@ -151,10 +151,7 @@ fn what_makes_no_sense_with_a_storm_or_a_fault_is_refused() {
     ];
     for (args, sentence) in [
         (&["--storm", "cancel"][..], "--journal with --storm: whom a storm struck, and when, is not kept"),
-        (
-            &["--recompute", "1", "--phase-e-fusion", "0"],
-            "--journal with --recompute: what it finds is not kept",
-        ),
+        (&["--guard", "slot0"], "--journal with --guard: what a guard finds is not kept"),
     ] {
         let (code, _, stderr) = run(&[journal, args]);
         assert!(code == 2 && stderr.contains(sentence), "{args:?}: {stderr}");

@@ -1,17 +1,20 @@
-//! The guard that computes a sequence once more: the state it leaves must be that of its tokens, and of nothing else.
+//! The engine's guards at work: what they look at, and the findings they make.
 //!
-//! When a sequence ends, all its tokens go through prefill again, alone, cut at other places, into a slot and pages that
+//! **`recompute`** computes a sequence once more: the state it leaves must be that of its tokens, and of nothing else. When
+//! a sequence ends, all its tokens go through prefill again, alone, cut at other places, into a slot and pages that
 //! nobody is ever given. Without fused paths prefill and decode sum in one order on the CPU, so both slots must hold the
 //! same bits, whatever company the sequence had, however it was cut, and whatever was in its slot before. It costs a
 //! second prefill of everything, and finds what ownership alone cannot: kernels that read a neighbour's rows, states
 //! kept in too few bits, a row that was advanced twice.
+//!
+//! **`slot0`** looks at the slot that nobody is given: who writes there writes without a slot of their own.
 
 use super::{Engine, Event};
 use crate::Error;
 use crate::backend::{Backend, CacheShape};
 use crate::batch::{Batch, BatchKind, Segment};
 use cute_records::{Finding, Severity};
-use std::collections::BTreeMap;
+use serde_json::Value;
 
 /// The shape of the caches with room for the second computation: one slot and the pages of one sequence, behind all others.
 pub(super) fn with_scratch(shape: CacheShape) -> CacheShape {
@@ -22,7 +25,7 @@ pub(super) fn with_scratch(shape: CacheShape) -> CacheShape {
 impl<B: Backend> Engine<B> {
     /// Computes a sequence that is about to end once more, and reports a state that differs.
     pub(super) fn recompute(&mut self, index: usize, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let Some(every) = self.config.recompute else { return Ok(()) };
+        let Some(every) = self.config.guards.recompute else { return Ok(()) };
         self.totals.ended += 1;
         if !self.totals.ended.is_multiple_of(every) {
             return Ok(());
@@ -58,6 +61,10 @@ impl<B: Backend> Engine<B> {
         let left = self.backend.slot_digest(&self.cache, held)?;
         let again = self.backend.slot_digest(&self.cache, slot)?;
         if left != again {
+            let message = format!(
+                "guard recompute: request {ordinal}: the state it leaves in slot {held} is not that of its {len} tokens, \
+                 computed again alone"
+            );
             let data = [
                 ("id", id.into()),
                 ("slot", held.into()),
@@ -66,22 +73,38 @@ impl<B: Backend> Engine<B> {
                 ("digest", left.into()),
                 ("recomputed", again.into()),
             ];
-            emit(Event::Finding(Finding {
-                check: "state_not_reproduced".to_owned(),
-                severity: Severity::Error,
-                message: format!(
-                    "guard recompute: request {ordinal}: the state it leaves in slot {held} is not that of its {len} \
-                     tokens, computed again alone"
-                ),
-                ordinal: Some(ordinal),
-                layer: None,
-                at: None,
-                data: data
-                    .map(|(k, v): (_, serde_json::Value)| (k.to_owned(), v))
-                    .into_iter()
-                    .collect::<BTreeMap<_, _>>(),
-            }));
+            emit(found("state_not_reproduced", message, Some(ordinal), &data));
         }
         Ok(())
     }
+
+    /// Looks at slot 0 after a step, until it has been written to.
+    pub(super) fn look_at_slot0(&mut self, batch: &Batch, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        if !self.config.guards.slot0 || self.slot0_written || self.backend.slot_is_zero(&self.cache, 0)? {
+            return Ok(());
+        }
+        self.slot0_written = true;
+        let step = self.totals.steps;
+        let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+        let first = batch.segments.first().map(|s| s.owner);
+        let message = format!(
+            "guard slot0: a {kind} step of {n} sequences (step {step}) wrote to slot 0, which is nobody's"
+        );
+        let data =
+            [("step", step.into()), ("kind", kind.into()), ("sequences", n.into()), ("slot", 0.into())];
+        emit(found("reserved_slot_written", message, first, &data));
+        Ok(())
+    }
+}
+
+fn found(check: &str, message: String, ordinal: Option<u64>, data: &[(&str, Value)]) -> Event {
+    Event::Finding(Finding {
+        check: check.to_owned(),
+        severity: Severity::Error,
+        message,
+        ordinal,
+        layer: None,
+        at: None,
+        data: data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+    })
 }
