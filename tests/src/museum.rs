@@ -160,16 +160,17 @@ impl Museum {
     /// # Errors
     /// When a tool cannot be run, or has trouble.
     pub fn alarms(&self, seed: u64) -> anyhow::Result<Hearing> {
+        let sitting = Sitting::ALL[seed as usize % Sitting::ALL.len()];
         let mut options = Vec::new();
         let pick = |n: u64, words: &[&'static str]| words[(seed / n) as usize % words.len()];
         for word in [
             pick(1, &["", "--kv-cache-dtype bf16", "--page-size 8", "--max-num-seqs 3"]),
             pick(3, &["", "--pressure 2x", "--wo-split 2", "--storm cancel,preempt --storm-every 9"]),
-            pick(7, &["--threads 1", "", "--ignore-eos"]),
+            pick(7, &["--threads 1", "", "--ignore-eos", "--temperature 0.7"]),
+            if sitting == Sitting::Recompute { "" } else { "--guard slot0" },
         ] {
             options.extend(word.split_whitespace());
         }
-        let sitting = Sitting::ALL[seed as usize % Sitting::ALL.len()];
         self.sit(&format!("sound-{seed}"), sitting, &options, seed)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
 //! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
-//! exits   0 done · 1 a probe found a difference · 2 usage, bad input, a model that is not what it was, I/O, device ·
+//! exits   0 done · 1 a probe found a difference, a guard a broken invariant · 2 usage, bad input, a model that is not what it was, I/O, device ·
 //!         130 Ctrl-C · 143 SIGTERM
 
 mod args;
