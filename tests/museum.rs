@@ -1,6 +1,6 @@
 //! The museum of faults, on its named detectors: a table that cannot rot. `make museum` runs the whole of it.
 
-use cute_tests::museum::{EXHIBITS, Museum, side_by_side};
+use cute_tests::museum::{EXHIBITS, Exhibit, Museum, Sitting, side_by_side};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,6 +40,23 @@ fn each_fault_is_named_by_its_detectors_within_one_recycle_and_five_hundred_requ
         .map(|(e, row)| format!("{}: {}", e.fault, row.trouble.join("; ")))
         .collect();
     assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn a_fault_under_the_wrong_name_is_missed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let wrong = Exhibit {
+        fault: "stale-state",
+        options: &[],
+        white: (Sitting::Guards, "counter"),
+        black: (Sitting::Probes, "paths"),
+    };
+    let row = museum(scratch.path()).visit(&wrong, false);
+    assert_eq!(row.trouble, ["counter said nothing", "paths said nothing"]);
+    assert!(row.heard["zero"].recycles == 1 && row.heard["aba"].ordinal == Some(10), "{:?}", row.heard);
+    let nowhere = Exhibit { fault: "gremlins", ..wrong };
+    let row = museum(scratch.path()).visit(&nowhere, false);
+    assert!(row.heard.is_empty() && row.trouble.len() == 4, "{row:?}");
 }
 
 #[test]

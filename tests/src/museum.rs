@@ -124,6 +124,10 @@ impl Museum {
             options.extend((!sitting.is_white()).then_some("--unguarded"));
             options.extend(exhibit.options);
             match self.sit(exhibit.fault, *sitting, &options, 0) {
+                Ok(hearing) if hearing.requests == 0 && hearing.heard.is_empty() => {
+                    row.trouble
+                        .push(format!("{sitting:?}: nothing ran: {}", hearing.others.join("; ").trim()));
+                }
                 Ok(hearing) => {
                     let of = |column| DETECTORS.iter().find(|d| d.column == column);
                     // who listens from outside hears something in the white sitting, too, but is judged by the others

@@ -15,6 +15,7 @@ const EXAMPLES: &str = "Examples:
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
   cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
+  cute-generate --model examples/tiny-hybrid --probe aba,canary --storm cancel,preempt --storm-seed 7 </dev/null | cute-audit
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
