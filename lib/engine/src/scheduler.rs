@@ -206,7 +206,9 @@ impl<P: Entries> Scheduler<P> {
             budget = budget.saturating_sub(len);
             let end = s.computed + len;
             while s.pages.len() * self.limits.page_size < end {
-                s.pages.push(self.pages.acquire(s.request.ordinal)?.0);
+                let (page, epoch) = self.pages.acquire(s.request.ordinal)?;
+                s.pages.push(page);
+                s.page_epochs.push(epoch);
             }
             let row = batch.tokens.len();
             batch.tokens.extend(s.tokens(s.computed..end));
@@ -218,6 +220,7 @@ impl<P: Entries> Scheduler<P> {
                 slot: s.slot,
                 epoch: s.epoch,
                 pages: s.pages.clone(),
+                page_epochs: s.page_epochs.clone(),
                 start: s.computed,
                 row,
                 len,
@@ -278,7 +281,8 @@ impl<P: Entries> Scheduler<P> {
         self.running.iter().position(|s| s.request.ordinal == ordinal)
     }
 
-    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with, and its pages.
+    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with, and its pages
+    /// in the epochs they were taken with.
     ///
     /// # Errors
     /// [`Error::Ownership`] naming the request and the slot or page.
@@ -293,12 +297,21 @@ impl<P: Entries> Scheduler<P> {
                     self.slots.entry(s.slot)
                 )));
             }
-            let owner = |page| self.pages.entry(page).and_then(|(owner, _)| owner);
-            if let Some(page) = s.pages.iter().find(|page| owner(**page) != Some(s.owner)) {
-                let (user, owner) = (s.owner, owner(*page));
+            if s.pages.len() != s.page_epochs.len() {
+                let (pages, epochs) = (s.pages.len(), s.page_epochs.len());
                 return Err(Error::Ownership(format!(
-                    "page {page}: used by request {user}, owned by {owner:?}"
+                    "request {}: {pages} pages, but epochs of {epochs}",
+                    s.owner
                 )));
+            }
+            for (page, epoch) in s.pages.iter().zip(&s.page_epochs) {
+                if self.pages.entry(*page) != Some((Some(s.owner), *epoch)) {
+                    return Err(Error::Ownership(format!(
+                        "page {page}: used by request {} in epoch {epoch}, but it is {:?}",
+                        s.owner,
+                        self.pages.entry(*page)
+                    )));
+                }
             }
         }
         Ok(())
@@ -429,7 +442,12 @@ mod tests {
         assert_eq!(refused(&|g| g.epoch = 9), slot);
         assert!(refused(&|g| g.slot = 1).contains("slot 1: used by request 1"));
         assert!(refused(&|g| g.slot = 99).contains("but it is None"));
-        assert_eq!(refused(&|g| g.pages[0] = 1), "page 1: used by request 1, owned by Some(0)");
-        assert_eq!(refused(&|g| g.pages.push(0)), "page 0: used by request 1, owned by None");
+        let another = "page 1: used by request 1 in epoch 1, but it is Some((Some(0), 1))";
+        assert_eq!(refused(&|g| g.pages[0] = 1), another);
+        let null = "page 0: used by request 1 in epoch 1, but it is Some((None, 0))";
+        assert_eq!(refused(&|g| (g.pages[0], g.page_epochs[0]) = (0, 1)), null);
+        let earlier = "page 2: used by request 1 in epoch 7, but it is Some((Some(1), 1))";
+        assert_eq!(refused(&|g| g.page_epochs[0] = 7), earlier);
+        assert_eq!(refused(&|g| g.pages.push(0)), "request 1: 2 pages, but epochs of 1");
     }
 }

@@ -245,6 +245,57 @@ fn a_slot_that_was_not_zero_is_found_once_with_its_count() {
     );
 }
 
+/// A life of slot 1: acquired and released in these epochs.
+fn life(epochs: &[(u64, u64)]) -> Vec<Record> {
+    let event = |op: &str, epoch| {
+        let (op, kind) = (op.into(), "recurrent".into());
+        Record::from(State { op, kind, slot: 1, owner: "a".into(), epoch, ..State::default() })
+    };
+    epochs.iter().flat_map(|(a, r)| [event("acquire", *a), event("release", *r)]).collect()
+}
+
+#[test]
+fn epochs_that_do_not_rise_and_releases_in_another_epoch_are_found() {
+    let sound = Expectations::default();
+    check(life(&[(1, 1), (2, 2), (3, 3)]), &sound, &[]);
+    let found = check(life(&[(1, 1), (2, 2), (2, 2)]), &sound, &["state_epoch"]);
+    assert!(found[0].message.contains("in epoch 2, acquired before in epoch 2"), "{}", found[0].message);
+    check(life(&[(1, 1), (2, 1)]), &sound, &["state_epoch"]);
+    // a second producer's slots are others
+    let mut two = vec![run("cute-generate")];
+    two.extend(life(&[(1, 1), (2, 2)]));
+    two.push(run("cute-generate"));
+    two.extend(life(&[(1, 1), (2, 2)]));
+    check(two, &sound, &[]);
+}
+
+#[test]
+fn pools_that_are_not_empty_at_the_end_or_do_not_balance_are_found() {
+    let ended = |complete, acquired: u64, released: u64, in_use: u64| {
+        let mut lines = Vec::new();
+        let mut out = Writer::new(&mut lines);
+        out.write(&run("cute-generate")).unwrap();
+        let counters = [("slots_acquired", acquired), ("slots_released", released), ("slots_in_use", in_use)];
+        let counters = counters.map(|(name, n)| (name.to_owned(), n)).into();
+        out.end_with(End { tool: "cute-generate".into(), complete, counters, ..End::default() }).unwrap();
+        drop(out);
+        let mut case = Case::default();
+        for line in Reader::new("stream", Cursor::new(lines)) {
+            case.note(&line.unwrap().parse().unwrap());
+        }
+        case.finish();
+        checks::state::pools(&case.ledger)
+    };
+    assert!(ended(true, 5, 5, 0).is_empty());
+    assert!(ended(false, 5, 3, 2).is_empty(), "a run that was stopped holds what it held");
+    let leak = ended(true, 5, 3, 2);
+    assert_eq!(names(&leak), ["pool_in_use_at_end"]);
+    assert!(leak[0].message.contains("5 slots acquired, 3 released, 2 in use"), "{}", leak[0].message);
+    for (acquired, released, in_use) in [(5, 5, 1), (5, 3, 0), (3, 5, 0)] {
+        assert_eq!(names(&ended(false, acquired, released, in_use)), ["pool_unbalanced"]);
+    }
+}
+
 #[test]
 fn a_slot_with_two_owners_and_a_double_release_are_found() {
     check(

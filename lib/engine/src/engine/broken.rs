@@ -45,6 +45,7 @@ impl Broken {
             slot: s.slot,
             epoch: s.epoch,
             pages: s.pages.clone(),
+            page_epochs: s.page_epochs.clone(),
             start: s.computed,
             row: 0,
             len: 1,
@@ -119,7 +120,16 @@ impl<B: Backend> Engine<B> {
 
 /// A row of nobody: a slot, and the null page.
 fn null(slot: u32) -> Segment {
-    Segment { owner: u64::MAX, slot, epoch: 0, pages: vec![0], start: 0, row: 0, len: 1 }
+    Segment {
+        owner: u64::MAX,
+        slot,
+        epoch: 0,
+        pages: vec![0],
+        page_epochs: vec![0],
+        start: 0,
+        row: 0,
+        len: 1,
+    }
 }
 
 /// A decode batch of these rows; no logits are wanted.

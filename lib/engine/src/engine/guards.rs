@@ -49,6 +49,7 @@ impl<B: Backend> Engine<B> {
                 slot,
                 epoch,
                 pages: pages.clone(),
+                page_epochs: vec![0; pages.len()], // nobody's: they lie behind the pools
                 start,
                 row: 0,
                 len: end - start,

@@ -175,6 +175,7 @@ pub fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint, e: &Expected, cu
                 slot: 1,
                 epoch: 1,
                 pages: vec![5, 2, 7],
+                page_epochs: vec![1; 3],
                 start,
                 row: 0,
                 len: end - start,

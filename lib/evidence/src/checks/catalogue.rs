@@ -68,6 +68,16 @@ pub const CHECKS: &[Entry] = &[
         "error",
         "a slot or page was given back by somebody who did not hold it",
     ),
+    (
+        "state_epoch",
+        "error",
+        "the epoch of a slot or page did not rise with its acquire, or the release names another one",
+    ),
+    (
+        "pool_in_use_at_end, pool_unbalanced",
+        "error",
+        "a complete run ended with slots or pages in use; or acquired less released is not what is in use",
+    ),
     ("fingerprint_differs", "error", "the same prompt gave other logits, to the bit; tokens may still agree"),
     ("tokens_differ", "error", "the same prompt gave other tokens"),
     (

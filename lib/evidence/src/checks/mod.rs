@@ -14,7 +14,7 @@
 //! | [`paths`] | different paths, different bits |
 //! | [`output`] | one finding for every reply that is not healthy |
 //! | [`server`] | trouble that a server logged |
-//! | [`state`] | slots and pages: zero on acquire, one owner |
+//! | [`state`] | slots and pages: zero on acquire, one owner, epochs, balanced pools |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
@@ -109,6 +109,7 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(dispatch::check(case, expected));
     out.extend(server::check(case));
     out.extend(case.states.findings());
+    out.extend(state::pools(&case.ledger));
     out.extend(repeat::check(case));
     out.extend(paths::check(case));
     out.extend(output::check(case));
