@@ -171,7 +171,7 @@ impl Museum {
             pick(1, &["", "--kv-cache-dtype bf16", "--page-size 8", "--max-num-seqs 3"]),
             pick(3, &["", "--pressure 2x", "--wo-split 2", "--storm cancel,preempt --storm-every 9"]),
             pick(7, &["--threads 1", "", "--ignore-eos", "--temperature 0.7"]),
-            if sitting == Sitting::Recompute { "" } else { "--guard slot0" },
+            if sitting == Sitting::Recompute { "" } else { "--guard slot0,rows/16 --poison" },
         ] {
             options.extend(word.split_whitespace());
         }

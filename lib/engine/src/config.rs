@@ -30,6 +30,8 @@ pub struct EngineConfig {
     pub fault: Option<Fault>,
     /// what is watched on top of ownership; `recompute` without fused paths only
     pub guards: Guards,
+    /// fill what is released, and what was never used, with NaN
+    pub poison: bool,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -46,6 +48,7 @@ impl Default for EngineConfig {
             knobs: Knobs::default(),
             fault: None,
             guards: Guards::default(),
+            poison: false,
             unguarded: false,
         }
     }

@@ -127,7 +127,7 @@ impl<B: Backend> Engine<B> {
         };
         limits.validate()?;
         let rows = config.max_rows();
-        Ok(Engine {
+        let mut engine = Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(
                 c,
@@ -152,7 +152,9 @@ impl<B: Backend> Engine<B> {
             totals: Totals::default(),
             backend,
             config,
-        })
+        };
+        engine.poison_all()?;
+        Ok(engine)
     }
 
     /// What the device is called.
@@ -234,6 +236,7 @@ impl<B: Backend> Engine<B> {
     pub fn preempt(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
         let Some(ran) = self.scheduler.preempt(ordinal)? else { return Ok(false) };
         self.totals.preempted += 1;
+        self.poison_released(&ran)?;
         emit(Event::State(slot_event("release", &ran, &self.scheduler)));
         Ok(true)
     }
@@ -252,12 +255,15 @@ impl<B: Backend> Engine<B> {
         self.late_step()?;
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.verify(&batch)?;
+        let others = self.others(&batch)?;
         let start = Instant::now();
         let top = match self.config.fault {
             None => self.forward(&batch)?,
             Some(fault) => self.broken_forward(fault, &batch)?,
         };
-        self.account(&batch, start.elapsed());
+        let elapsed = start.elapsed();
+        self.compare(others, &batch, emit)?;
+        self.account(&batch, elapsed);
         self.look_at_slot0(&batch, emit)?;
         self.append(&batch, &top, emit)?;
         Ok(true)
@@ -423,6 +429,7 @@ impl<B: Backend> Engine<B> {
         if s.epoch != 0 && owner != Some(s.request.ordinal) {
             emit(Event::State(slot_event("release", &s, &self.scheduler)));
         }
+        self.poison_released(&s)?;
         let text = match &self.tokenizer {
             Some(t) => Some(reply(t, &s)?),
             None => None,

@@ -6,7 +6,7 @@ use common::{Run, engine, greedy, problems, run, tiny};
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Event, Fault, Guards, Request};
 
-const GUARDS: Guards = Guards { recompute: Some(1), slot0: true };
+const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true };
 
 /// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
 fn config(fault: Option<Fault>) -> EngineConfig {
@@ -193,6 +193,32 @@ fn a_sequence_computed_again_alone_leaves_the_same_state_unless_something_is_wro
     );
     let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message.starts_with("--guard recompute needs --phase-e-fusion 0"), "{message}");
+}
+
+/// Names of what is found, and the slots or pages they name.
+fn rows_found(fault: Option<Fault>) -> Vec<serde_json::Value> {
+    let guards = Guards { rows: Some(1), ..Guards::default() };
+    let run = replies(EngineConfig { guards, ..config(fault) });
+    assert!(run.findings.iter().all(|f| f.check == "row_outside_step_written"), "{:?}", run.findings);
+    run.findings.into_iter().map(|f| f.data.get("slot").or(f.data.get("page")).cloned().unwrap()).collect()
+}
+
+#[test]
+fn a_step_that_writes_to_a_slot_or_page_of_none_of_its_sequences_is_found() {
+    assert_eq!(rows_found(None), Vec::<serde_json::Value>::new());
+    assert!(rows_found(Some(Fault::PadRowSlot0)).contains(&0.into()));
+    for fault in [Fault::CaptureLiveSlot, Fault::BakedSlot] {
+        assert_ne!(rows_found(Some(fault)), Vec::<serde_json::Value>::new(), "{fault}");
+    }
+}
+
+#[test]
+fn poison_changes_nothing_but_for_who_reads_what_was_never_written_to_them() {
+    let poisoned = |fault| replies(EngineConfig { poison: true, ..config(fault) });
+    assert_eq!(poisoned(None).fingerprints(), replies(config(None)).fingerprints());
+    let stale = poisoned(Some(Fault::StaleState));
+    let wrong: Vec<bool> = stale.outputs.iter().map(|o| o.error.is_some()).collect();
+    assert_eq!(wrong, [true; 8], "even a slot that was never used holds NaN");
 }
 
 #[test]

@@ -158,9 +158,14 @@ pub struct Args {
     pub storm: crate::storm::Options,
 
     /// Watch the engine: recompute[/N] (every N-th sequence that ends is computed again, alone, and must leave the same
-    /// recurrent state to the bit; needs --phase-e-fusion 0), slot0 (the slot that is nobody's, after every step)
+    /// recurrent state to the bit; needs --phase-e-fusion 0; CPU only), rows[/N] (slots and pages of nobody in the step, by
+    /// digests before and after every N-th step), slot0 (the slot that is nobody's, after every step)
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = |s: &str| s.parse::<Guard>(), help_heading = "Guards")]
     pub guard: Vec<Guard>,
+
+    /// Fill slots and KV pages with NaN when they are released, and at the start: what is used without being written shows
+    #[arg(long, help_heading = "Guards")]
+    pub poison: bool,
 
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
@@ -214,6 +219,7 @@ impl Args {
             },
             fault: self.fault,
             guards: self.guard.iter().copied().collect(),
+            poison: self.poison,
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);

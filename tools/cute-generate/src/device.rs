@@ -99,8 +99,8 @@ impl Device {
             }),
         };
         let device = device?;
-        if !config.guards.none() && matches!(device, Device::Cuda(_)) {
-            anyhow::bail!("--guard: the guards are the CPU engine's: give --device cpu");
+        if config.guards.recompute.is_some() && matches!(device, Device::Cuda(_)) {
+            anyhow::bail!("--guard recompute is the CPU engine's: give --device cpu");
         }
         Ok(device)
     }

@@ -7,12 +7,20 @@
 //! second prefill of everything, and finds what ownership alone cannot: kernels that read a neighbour's rows, states
 //! kept in too few bits, a row that was advanced twice.
 //!
+//! **`rows`** digests the slots and pages that no sequence of a step has, before and after it: a step writes what its own
+//! sequences have, and nothing else. It needs nothing of the device but to read memory.
+//!
 //! **`slot0`** looks at the slot that nobody is given: who writes there writes without a slot of their own.
+//!
+//! Poison (`--poison`) makes no findings of its own: slots and pages that nobody has hold NaN, so that whoever reads what
+//! was not written for them gets logits that are not finite, and an error in place of a token.
 
 use super::{Engine, Event};
 use crate::Error;
 use crate::backend::{Backend, CacheShape};
 use crate::batch::{Batch, BatchKind, Segment};
+use crate::pool::{Entries, Pool};
+use crate::sequence::Sequence;
 use cute_records::{Finding, Severity};
 use serde_json::Value;
 
@@ -20,6 +28,13 @@ use serde_json::Value;
 pub(super) fn with_scratch(shape: CacheShape) -> CacheShape {
     let pages = shape.max_len.div_ceil(shape.page_size);
     CacheShape { num_slots: shape.num_slots + 1, num_pages: shape.num_pages + pages, ..shape }
+}
+
+/// A slot or page that no sequence of a step has, as it was before the step.
+pub(super) struct Other {
+    what: &'static str,
+    number: u32,
+    digest: String,
 }
 
 impl<B: Backend> Engine<B> {
@@ -77,6 +92,93 @@ impl<B: Backend> Engine<B> {
             emit(found("state_not_reproduced", message, Some(ordinal), &data));
         }
         Ok(())
+    }
+
+    /// Digests what a step must leave alone, before it, when it is one that is watched.
+    pub(super) fn others(&self, batch: &Batch) -> Result<Vec<Other>, Error> {
+        match self.config.guards.rows {
+            Some(every) if self.totals.steps.is_multiple_of(every) => {}
+            _ => return Ok(Vec::new()),
+        }
+        let shape = self.config.cache_shape();
+        let slots = (0..shape.num_slots as u32).filter(|n| batch.segments.iter().all(|s| s.slot != *n));
+        let pages =
+            (0..shape.num_pages as u32).filter(|n| batch.segments.iter().all(|s| !s.pages.contains(n)));
+        let slot = |number| Ok(Other { what: "slot", number, digest: self.digest("slot", number)? });
+        let page = |number| Ok(Other { what: "page", number, digest: self.digest("page", number)? });
+        slots.map(slot).chain(pages.map(page)).collect()
+    }
+
+    fn digest(&self, what: &str, number: u32) -> Result<String, Error> {
+        match what {
+            "slot" => self.backend.slot_digest(&self.cache, number),
+            _ => self.backend.page_digest(&self.cache, number),
+        }
+    }
+
+    /// Reports what a step should have left alone.
+    pub(super) fn compare(
+        &self,
+        others: Vec<Other>,
+        batch: &Batch,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        for Other { what, number, digest } in others {
+            let now = self.digest(what, number)?;
+            if now == digest {
+                continue;
+            }
+            let pool = if what == "slot" { &self.scheduler.slots } else { &self.scheduler.pages };
+            let owner = pool.entry(number).and_then(|(owner, _)| owner);
+            let step = self.totals.steps;
+            let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+            let of =
+                owner.map_or("which is nobody's".to_owned(), |owner| format!("which is request {owner}'s"));
+            let message = format!(
+                "guard rows: a {kind} step of {n} sequences (step {step}) wrote to {what} {number}, {of} and none of theirs"
+            );
+            let data = [
+                ("step", step.into()),
+                ("kind", kind.into()),
+                ("sequences", n.into()),
+                (what, number.into()),
+                ("before", digest.into()),
+                ("after", now.into()),
+            ];
+            emit(found("row_outside_step_written", message, owner, &data));
+        }
+        Ok(())
+    }
+
+    /// Fills every slot and page that nobody has with NaN, once the pools are there.
+    pub(super) fn poison_all(&mut self) -> Result<(), Error> {
+        let shape = self.config.cache_shape();
+        let (slots, pages) = (1..shape.num_slots as u32, 1..shape.num_pages as u32);
+        self.poison(slots, pages)
+    }
+
+    /// Fills a sequence's slot and pages with NaN, as far as nobody has them any more.
+    pub(super) fn poison_released(&mut self, s: &Sequence) -> Result<(), Error> {
+        let released =
+            |pool: &Pool, n: u32| n != 0 && pool.entry(n).is_some_and(|(owner, _)| owner.is_none());
+        let slot = Some(s.slot).filter(|n| released(&self.scheduler.slots, *n));
+        let pages: Vec<u32> =
+            s.pages.iter().copied().filter(|n| released(&self.scheduler.pages, *n)).collect();
+        self.poison(slot, pages)
+    }
+
+    fn poison(
+        &mut self,
+        slots: impl IntoIterator<Item = u32>,
+        pages: impl IntoIterator<Item = u32>,
+    ) -> Result<(), Error> {
+        if !self.config.poison {
+            return Ok(());
+        }
+        for slot in slots {
+            self.backend.fill_slot(&mut self.cache, slot, &mut || f32::NAN)?;
+        }
+        pages.into_iter().try_for_each(|page| self.backend.poison_page(&mut self.cache, page))
     }
 
     /// Looks at slot 0 after a step, until it has been written to.

@@ -158,6 +158,7 @@ pub const OTHERS: &[&str] = &[
     "requested_not_effective",
     "reserved_slot_written",
     "results_disagree",
+    "row_outside_step_written",
     "settings_differ",
     "several_filters",
     "several_legs",

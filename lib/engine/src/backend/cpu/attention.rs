@@ -11,9 +11,11 @@ use crate::batch::{Batch, BatchKind, Segment};
 use crate::fault::Fault;
 use crate::rope::Rope;
 use cute_checkpoint::Config;
+use cute_records::digest::Hasher;
 use float8::F8E4M3;
 use half::bf16;
 use multiversion::multiversion;
+use std::ops::Range;
 
 #[derive(Debug)]
 enum Data {
@@ -59,6 +61,33 @@ impl KvPages {
             offset_bits: fault.and_then(|f| f.kv_offset_bits(len * size)),
             reads_tail: fault == Some(Fault::NanToken),
         })
+    }
+
+    /// Where the elements of a page lie.
+    fn elements(&self, page: u32) -> Range<usize> {
+        self.offset(page, 0, 0)..self.offset(page + 1, 0, 0)
+    }
+
+    /// sha256 of a page's bytes.
+    pub(super) fn digest(&self, page: u32) -> String {
+        let mut hasher = Hasher::new();
+        let at = self.elements(page);
+        match &self.data {
+            Data::F32(v) => v[at].iter().for_each(|x| hasher.update(&x.to_bits().to_le_bytes())),
+            Data::Bf16(v) => v[at].iter().for_each(|x| hasher.update(&x.to_bits().to_le_bytes())),
+            Data::Fp8(v) => v[at].iter().for_each(|x| hasher.update(&[x.to_bits()])),
+        }
+        hasher.hex()
+    }
+
+    /// Fills a page with NaN.
+    pub(super) fn poison(&mut self, page: u32) {
+        let at = self.elements(page);
+        match &mut self.data {
+            Data::F32(v) => v[at].fill(f32::NAN),
+            Data::Bf16(v) => v[at].fill(bf16::NAN),
+            Data::Fp8(v) => v[at].fill(F8E4M3::from_bits(0xff)),
+        }
     }
 
     /// Element offset of K (`which` 0) or V (1) of a page and layer.

@@ -157,6 +157,14 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn page_digest(&self, cache: &Cache, page: u32) -> Result<String, Error> {
+        Ok(cache.kv.digest(page))
+    }
+    fn poison_page(&self, cache: &mut Cache, page: u32) -> Result<(), Error> {
+        cache.kv.poison(page);
+        Ok(())
+    }
+
     fn embed(&self, x: &mut Buf, table: &Matrix, tokens: &[u32]) -> Result<(), Error> {
         for (i, &token) in tokens.iter().enumerate() {
             if token as usize >= table.outputs {
