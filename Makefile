@@ -1,16 +1,18 @@
-# make demo      the main job on the embedded tiny model: answers, audit, verdict, soak.html (DEVICE=cuda names a device)
-# make gpu       everything that needs a GPU, with a table
-# make test      all tests
-# make faults    three faults tell their stories, each caught
-# make incident  the diagnosis of the incident, replayed from its facts
-# make torture   a thousand kills at random moments, each run resumed to the bytes of a whole one
-# make bench     tokens a second on this machine, with intervals
-# make lint      formatting and clippy, as CI runs them
+# make demo       the main job on the embedded tiny model: answers, audit, verdict, soak.html (DEVICE=cuda names a device)
+# make gpu        everything that needs a GPU, with a table
+# make test       all tests
+# make faults     three faults tell their stories, each caught
+# make museum     twenty faults past every detector, and a hundred sound engines past them all
+# make incident   the diagnosis of the incident, replayed from its facts
+# make reproduce  the incident once more: a soak that collapses and recovers, and the same one sound
+# make torture    a thousand kills at random moments, each run resumed to the bytes of a whole one
+# make bench      tokens a second on this machine, with intervals
+# make lint       formatting and clippy, as CI runs them
 
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo gpu test faults incident torture bench lint clean
+.PHONY: build demo gpu test faults museum incident reproduce torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
@@ -27,8 +29,14 @@ test:
 faults: build
 	bash examples/faults.sh
 
+museum: build
+	museum
+
 incident: build
 	bash examples/incident/replay.sh
+
+reproduce: build
+	bash examples/incident/reproduce.sh
 
 torture: export KILLS ?= 1000
 torture: export SEED ?= $(shell date +%s)

@@ -136,6 +136,16 @@ fn the_narrow_kv_offset_gives_clean_runs_a_sharp_onset_and_a_sharp_recovery() {
 }
 
 #[test]
+fn the_incident_happens_again_with_the_fault_and_not_without() {
+    let done = sh("bash examples/incident/reproduce.sh");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(!done.stderr.contains("NO:") && done.stderr.matches("  yes: ").count() == 16, "{}", done.stderr);
+    let done = sh("bash examples/incident/reproduce.sh --num-kv-pages 2000");
+    assert_eq!(done.code, 1, "a pool that five runs do not walk through: {}", done.stderr);
+    assert!(done.stderr.contains("NO: it did not collapse and recover"), "{}", done.stderr);
+}
+
+#[test]
 fn sampled_replies_are_compared_by_their_seeds() {
     let prompts = r#"printf '%s\n' '{"prompt":"Question: Ann","temperature":1,"seed":1}' '{"prompt":"Question: Ann","temperature":1,"seed":2}'"#;
     let generate = "cute-generate --model examples/tiny-hybrid --max-num-seqs 1 --max-tokens 20 --ignore-eos";

@@ -1,1 +1,3 @@
-//! Whole pipelines, documentation commands and tidiness
+//! Whole pipelines, documentation commands and tidiness; the museum of faults
+
+pub mod museum;

@@ -21,6 +21,8 @@ pub struct Segment {
     pub epoch: u64,
     /// KV pages, in order of position
     pub pages: Vec<u32>,
+    /// epoch each of them must have
+    pub page_epochs: Vec<u64>,
     /// position of the first token
     pub start: usize,
     /// first row in the batch

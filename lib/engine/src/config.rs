@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::backend::{CacheShape, KvDtype};
 use crate::fault::Fault;
+use crate::guard::Guards;
 use crate::knobs::Knobs;
 
 /// A pool that a few hundred short requests walk through once: clean runs come before the overflow.
@@ -27,6 +28,12 @@ pub struct EngineConfig {
     pub knobs: Knobs,
     /// the fault to inject
     pub fault: Option<Fault>,
+    /// what is watched on top of ownership; `recompute` without fused paths only
+    pub guards: Guards,
+    /// fill what is released, and what was never used, with NaN
+    pub poison: bool,
+    /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
+    pub unguarded: bool,
 }
 
 impl Default for EngineConfig {
@@ -40,6 +47,9 @@ impl Default for EngineConfig {
             kv_dtype: KvDtype::F32,
             knobs: Knobs::default(),
             fault: None,
+            guards: Guards::default(),
+            poison: false,
+            unguarded: false,
         }
     }
 }
@@ -91,6 +101,12 @@ impl EngineConfig {
                 "--max-model-len is {}: this model's max_position_embeddings is {}",
                 self.max_model_len, model.max_position_embeddings
             ));
+        }
+        if self.guards.recompute.is_some() && self.knobs.fusion {
+            return fail(
+                "--guard recompute needs --phase-e-fusion 0: a fused path sums in another order than prefill"
+                    .into(),
+            );
         }
         self.knobs.validate(model).map_err(Error::Config)
     }

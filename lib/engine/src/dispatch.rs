@@ -100,7 +100,7 @@ pub struct Dispatcher<B: Backend> {
     sparse: BTreeSet<usize>,
     cap_tokens: usize,
     resident_cap: usize,
-    coop_launch_fails: bool,
+    fault: Option<Fault>,
     absent: usize,
     seen: BTreeSet<(usize, Path, Path, &'static str)>,
     log: LogSink,
@@ -127,6 +127,7 @@ impl<B: Backend> Dispatcher<B> {
                 let mut ws =
                     Workspace::new(backend, rows, config.hidden_size, config.intermediate_size, slots)?;
                 ws.regions.on = knobs.region_timing;
+                ws.fault = fault;
                 workspaces.insert(layer, ws);
             }
         }
@@ -137,11 +138,17 @@ impl<B: Backend> Dispatcher<B> {
             workspaces,
             sparse: (0..config.num_hidden_layers).filter(|l| config.is_sparse(*l)).collect(),
             cap_tokens: rows.min(backend.fused_rows()),
-            coop_launch_fails: fault == Some(Fault::CoopLaunchFails),
+            fault,
             absent: 0,
             seen: BTreeSet::new(),
             log,
         })
+    }
+
+    /// Leaves out the checks that a fault would run into.
+    pub(crate) fn unguarded(mut self, unguarded: bool) -> Self {
+        self.workspaces.values_mut().for_each(|ws| ws.unguarded = unguarded);
+        self
     }
 
     /// The resolved knobs.
@@ -167,9 +174,9 @@ impl<B: Backend> Dispatcher<B> {
             _ => Ok(()),
         }
     }
-    /// The fault that makes every cooperative launch fail is on.
-    pub(crate) fn coop_launch_fails(&self) -> bool {
-        self.coop_launch_fails
+    /// The fault, if any.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.fault
     }
 
     /// So many sequences of the coming steps are not computed, and yet count when a path is chosen.
@@ -215,17 +222,23 @@ impl<B: Backend> Dispatcher<B> {
         Ok(())
     }
 
-    /// Takes note of what ran, and logs it once per distinct line.
-    pub(crate) fn launched(&mut self, layer: usize, batch: &Batch, decision: &Decision, outcome: Path) {
+    /// Takes note of what ran, holds it against the workspaces' counters, and logs it once per distinct line.
+    pub(crate) fn launched(
+        &mut self,
+        layer: usize,
+        batch: &Batch,
+        decision: &Decision,
+        outcome: Path,
+    ) -> Result<(), Error> {
         if let Some(ws) = self.workspaces.get_mut(&layer).filter(|_| outcome != Path::Paged) {
-            ws.launches += 1;
+            ws.launched(layer, outcome == Path::Coop)?;
         }
         let decode = batch.kind == BatchKind::Decode;
         if !decode
             || !self.knobs.dispatch_log
             || !self.seen.insert((layer, decision.path, outcome, decision.reason))
         {
-            return;
+            return Ok(());
         }
         let python = |b: bool| if b { "True" } else { "False" };
         let restricted = self.knobs.layers.as_ref().map_or("None".to_owned(), |l| format!("{l:?}"));
@@ -243,5 +256,6 @@ impl<B: Backend> Dispatcher<B> {
             decision.reason,
             self.knobs.wo_split,
         ));
+        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
+mod broken;
+mod guards;
 mod replay;
 
 pub use replay::Known;
@@ -17,7 +19,7 @@ use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
 use cute_records::digest::Hasher;
-use cute_records::{FinishReason, Pool, State, TokenLogprob};
+use cute_records::{Finding, FinishReason, Pool, State, TokenLogprob};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ pub enum Event {
     State(State),
     /// a request ended
     Finished(Box<Output>),
+    /// a guard found that an invariant is broken
+    Finding(Finding),
 }
 
 /// Time and tokens spent, and counters for the `end` record.
@@ -56,6 +60,10 @@ pub struct Totals {
     pub zero_check: Duration,
     /// slots acquired that had been used before
     pub recycles: u64,
+    /// sequences that ended while the guard `recompute` was on, and those of them that were computed again
+    pub ended: u64,
+    /// see `ended`
+    pub recomputed: u64,
 }
 
 /// A model being served.
@@ -69,7 +77,8 @@ pub struct Engine<B: Backend> {
     tokenizer: Option<Arc<Tokenizer>>,
     config: EngineConfig,
     tracks: BTreeMap<u64, Track>,
-    garbage: Stream,
+    broken: broken::Broken,
+    slot0_written: bool,
     totals: Totals,
 }
 
@@ -118,9 +127,12 @@ impl<B: Backend> Engine<B> {
         };
         limits.validate()?;
         let rows = config.max_rows();
-        Ok(Engine {
+        let mut engine = Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
-            cache: backend.cache(c, shape)?,
+            cache: backend.cache(
+                c,
+                if config.guards.recompute.is_some() { guards::with_scratch(shape) } else { shape },
+            )?,
             scratch: Scratch::new(&backend, c, rows, config.max_num_seqs)?,
             dispatcher: Dispatcher::new(
                 &backend,
@@ -129,15 +141,20 @@ impl<B: Backend> Engine<B> {
                 config.max_num_seqs,
                 config.fault,
                 log,
-            )?,
-            scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages),
+            )?
+            .unguarded(config.unguarded),
+            scheduler: Scheduler::new(limits, shape.num_slots, shape.num_pages)
+                .with_fault(config.fault, config.unguarded),
             tokenizer,
             tracks: BTreeMap::new(),
-            garbage: Stream::new(0x6a72_6261),
+            broken: broken::Broken::default(),
+            slot0_written: false,
             totals: Totals::default(),
             backend,
             config,
-        })
+        };
+        engine.poison_all()?;
+        Ok(engine)
     }
 
     /// What the device is called.
@@ -219,6 +236,7 @@ impl<B: Backend> Engine<B> {
     pub fn preempt(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
         let Some(ran) = self.scheduler.preempt(ordinal)? else { return Ok(false) };
         self.totals.preempted += 1;
+        self.poison_released(&ran)?;
         emit(Event::State(slot_event("release", &ran, &self.scheduler)));
         Ok(true)
     }
@@ -231,19 +249,34 @@ impl<B: Backend> Engine<B> {
         while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
         }
+        if !self.config.unguarded {
+            self.scheduler.balance()?;
+        }
+        self.late_step()?;
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
-        self.scheduler.verify(&batch)?;
+        self.verify(&batch)?;
+        let others = self.others(&batch)?;
         let start = Instant::now();
-        let top = self.model.forward(
-            &self.backend,
-            &batch,
-            &mut self.cache,
-            &mut self.scratch,
-            &mut self.dispatcher,
-        )?;
-        self.account(&batch, start.elapsed());
+        let top = match self.config.fault {
+            None => self.forward(&batch)?,
+            Some(fault) => self.broken_forward(fault, &batch)?,
+        };
+        let elapsed = start.elapsed();
+        self.compare(others, &batch, emit)?;
+        self.account(&batch, elapsed);
+        self.look_at_slot0(&batch, emit)?;
         self.append(&batch, &top, emit)?;
         Ok(true)
+    }
+
+    /// Whether every sequence of a batch owns what it is about to write.
+    fn verify(&self, batch: &Batch) -> Result<(), Error> {
+        if self.config.unguarded { Ok(()) } else { self.scheduler.verify(batch) }
+    }
+
+    /// The model's forward pass over a batch.
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Option<Top>>, Error> {
+        self.model.forward(&self.backend, batch, &mut self.cache, &mut self.scratch, &mut self.dispatcher)
     }
 
     /// Zeroes an admitted sequence's slot and proves it, or does what the fault says.
@@ -254,8 +287,9 @@ impl<B: Backend> Engine<B> {
         self.totals.recycles += u64::from(recycled);
         match self.config.fault {
             Some(Fault::StaleState) => {}
+            Some(Fault::StaleResume) if s.preempted > 0 => {}
             Some(Fault::GarbageState) if recycled => {
-                let stream = &mut self.garbage;
+                let stream = &mut self.broken.garbage;
                 self.backend
                     .fill_slot(&mut self.cache, s.slot, &mut || (stream.uniform() as f32 - 0.5) * 100.0)?;
             }
@@ -376,6 +410,8 @@ impl<B: Backend> Engine<B> {
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
+        self.recompute(index, emit)?;
+        self.broken.ends(self.config.fault, &self.scheduler.running[index]);
         let s = self.scheduler.finish(index)?;
         self.end(s, reason, error, emit)
     }
@@ -388,9 +424,12 @@ impl<B: Backend> Engine<B> {
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
-        if s.slot != 0 {
+        // what is said to be released is: the pool has the last word
+        let owner = self.scheduler.slots.entry(s.slot).and_then(|(owner, _)| owner);
+        if s.epoch != 0 && owner != Some(s.request.ordinal) {
             emit(Event::State(slot_event("release", &s, &self.scheduler)));
         }
+        self.poison_released(&s)?;
         let text = match &self.tokenizer {
             Some(t) => Some(reply(t, &s)?),
             None => None,

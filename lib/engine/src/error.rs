@@ -31,6 +31,9 @@ pub enum Error {
     /// a fused launch failed
     #[error("{0}")]
     Launch(String),
+    /// a counter of a fused launch that is not what its phase leaves: what it has computed by then is of no use
+    #[error("{0}")]
+    Counter(String),
     /// a device, its compiler or a kernel
     #[error("{0}")]
     Device(String),

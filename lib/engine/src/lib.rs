@@ -15,6 +15,7 @@
 //! | [`model`] | the model text, generic over [`backend::Backend`] |
 //! | [`backend`] | the operations; [`backend::Cpu`] is the reference |
 //! | [`sampler`] | logits to a token |
+//! | [`guard`] | invariants that are watched when asked for |
 //! | [`fault`] | ways to break all this on purpose |
 
 pub mod backend;
@@ -24,6 +25,7 @@ pub mod dispatch;
 pub mod engine;
 mod error;
 pub mod fault;
+pub mod guard;
 pub mod knobs;
 pub mod model;
 pub mod pool;
@@ -36,5 +38,6 @@ pub use config::EngineConfig;
 pub use engine::{Engine, Event, Known};
 pub use error::Error;
 pub use fault::Fault;
+pub use guard::{Guard, Guards};
 pub use knobs::Knobs;
 pub use sequence::{Output, Request, SamplingParams};

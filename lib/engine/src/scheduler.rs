@@ -10,6 +10,7 @@
 
 use crate::Error;
 use crate::batch::{Batch, BatchKind, Segment};
+use crate::fault::Fault;
 use crate::pool::{Entries, Pool};
 use crate::sequence::{Request, Sequence};
 use std::collections::VecDeque;
@@ -57,12 +58,22 @@ pub struct Scheduler<P = Pool> {
     reserved: usize,
     last: BatchKind,
     latest: Option<u64>,
+    fault: Option<Fault>,
 }
 
 impl Scheduler {
     /// Empty queues over full pools.
     pub fn new(limits: Limits, num_slots: usize, num_pages: usize) -> Self {
         Scheduler::over(limits, Pool::new("slot", num_slots), Pool::new("page", num_pages))
+    }
+
+    /// The same with a fault; `unguarded` leaves out the pool's checks that would stop it.
+    pub(crate) fn with_fault(mut self, fault: Option<Fault>, unguarded: bool) -> Self {
+        self.fault = fault;
+        if let Some(fault) = fault.filter(|_| unguarded) {
+            self.slots = self.slots.unguarded(fault);
+        }
+        self
     }
 }
 
@@ -78,6 +89,7 @@ impl<P: Entries> Scheduler<P> {
             reserved: 0,
             last: BatchKind::Decode,
             latest: None,
+            fault: None,
         }
     }
 
@@ -194,7 +206,9 @@ impl<P: Entries> Scheduler<P> {
             budget = budget.saturating_sub(len);
             let end = s.computed + len;
             while s.pages.len() * self.limits.page_size < end {
-                s.pages.push(self.pages.acquire(s.request.ordinal)?.0);
+                let (page, epoch) = self.pages.acquire(s.request.ordinal)?;
+                s.pages.push(page);
+                s.page_epochs.push(epoch);
             }
             let row = batch.tokens.len();
             batch.tokens.extend(s.tokens(s.computed..end));
@@ -206,6 +220,7 @@ impl<P: Entries> Scheduler<P> {
                 slot: s.slot,
                 epoch: s.epoch,
                 pages: s.pages.clone(),
+                page_epochs: s.page_epochs.clone(),
                 start: s.computed,
                 row,
                 len,
@@ -221,6 +236,9 @@ impl<P: Entries> Scheduler<P> {
     pub fn finish(&mut self, index: usize) -> Result<Sequence, Error> {
         let s = self.running.remove(index);
         self.slots.release(s.slot, s.request.ordinal)?;
+        if self.fault == Some(Fault::DoubleFree) {
+            self.slots.release(s.slot, s.request.ordinal)?;
+        }
         for page in s.pages.iter().rev() {
             self.pages.release(*page, s.request.ordinal)?;
         }
@@ -234,6 +252,7 @@ impl<P: Entries> Scheduler<P> {
     /// [`Error::Ownership`] when it did not own what it held.
     pub fn cancel(&mut self, ordinal: u64) -> Result<Option<Sequence>, Error> {
         match self.index(ordinal) {
+            Some(index) if self.fault == Some(Fault::LostRelease) => Ok(Some(self.running.remove(index))),
             Some(index) => self.finish(index).map(Some),
             None => {
                 let at = self.waiting.iter().position(|s| s.request.ordinal == ordinal);
@@ -262,7 +281,8 @@ impl<P: Entries> Scheduler<P> {
         self.running.iter().position(|s| s.request.ordinal == ordinal)
     }
 
-    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with, and its pages.
+    /// Checks that every sequence of a batch still owns its slot in the epoch it was admitted with, and its pages
+    /// in the epochs they were taken with.
     ///
     /// # Errors
     /// [`Error::Ownership`] naming the request and the slot or page.
@@ -277,11 +297,39 @@ impl<P: Entries> Scheduler<P> {
                     self.slots.entry(s.slot)
                 )));
             }
-            let owner = |page| self.pages.entry(page).and_then(|(owner, _)| owner);
-            if let Some(page) = s.pages.iter().find(|page| owner(**page) != Some(s.owner)) {
-                let (user, owner) = (s.owner, owner(*page));
+            if s.pages.len() != s.page_epochs.len() {
+                let (pages, epochs) = (s.pages.len(), s.page_epochs.len());
                 return Err(Error::Ownership(format!(
-                    "page {page}: used by request {user}, owned by {owner:?}"
+                    "request {}: {pages} pages, but epochs of {epochs}",
+                    s.owner
+                )));
+            }
+            for (page, epoch) in s.pages.iter().zip(&s.page_epochs) {
+                if self.pages.entry(*page) != Some((Some(s.owner), *epoch)) {
+                    return Err(Error::Ownership(format!(
+                        "page {page}: used by request {} in epoch {epoch}, but it is {:?}",
+                        s.owner,
+                        self.pages.entry(*page)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that what is owned is what running sequences hold: nobody who is gone has kept anything.
+    ///
+    /// # Errors
+    /// [`Error::Ownership`] with the numbers.
+    pub fn balance(&self) -> Result<(), Error> {
+        let pages: usize = self.running.iter().map(|s| s.pages.len()).sum();
+        for (name, owned, held) in
+            [("slots", self.slots.in_use(), self.running.len()), ("pages", self.pages.in_use(), pages)]
+        {
+            if owned != held as u64 {
+                return Err(Error::Ownership(format!(
+                    "{name}: {owned} are owned, and the {} sequences that run hold {held} of them",
+                    self.running.len()
                 )));
             }
         }
@@ -394,7 +442,12 @@ mod tests {
         assert_eq!(refused(&|g| g.epoch = 9), slot);
         assert!(refused(&|g| g.slot = 1).contains("slot 1: used by request 1"));
         assert!(refused(&|g| g.slot = 99).contains("but it is None"));
-        assert_eq!(refused(&|g| g.pages[0] = 1), "page 1: used by request 1, owned by Some(0)");
-        assert_eq!(refused(&|g| g.pages.push(0)), "page 0: used by request 1, owned by None");
+        let another = "page 1: used by request 1 in epoch 1, but it is Some((Some(0), 1))";
+        assert_eq!(refused(&|g| g.pages[0] = 1), another);
+        let null = "page 0: used by request 1 in epoch 1, but it is Some((None, 0))";
+        assert_eq!(refused(&|g| (g.pages[0], g.page_epochs[0]) = (0, 1)), null);
+        let earlier = "page 2: used by request 1 in epoch 7, but it is Some((Some(1), 1))";
+        assert_eq!(refused(&|g| g.page_epochs[0] = 7), earlier);
+        assert_eq!(refused(&|g| g.pages.push(0)), "request 1: 2 pages, but epochs of 1");
     }
 }

@@ -140,6 +140,8 @@ pub struct Sequence {
     pub epoch: u64,
     /// KV pages in order
     pub pages: Vec<u32>,
+    /// epoch of each of them when it was taken
+    pub page_epochs: Vec<u64>,
     /// pages it may need at most; 0 while it waits
     pub reserved_pages: usize,
     /// how often it was preempted
@@ -156,6 +158,7 @@ impl Sequence {
             slot: 0,
             epoch: 0,
             pages: Vec::new(),
+            page_epochs: Vec::new(),
             reserved_pages: 0,
             preempted: 0,
             request,

@@ -12,6 +12,7 @@ use cute_checkpoint::Checkpoint;
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
+use cute_engine::guard::Guard;
 use cute_engine::knobs::PathKnob;
 use cute_engine::{Engine, EngineConfig, Request, SamplingParams};
 use std::path::PathBuf;
@@ -204,6 +205,26 @@ fn a_result_depends_neither_on_neighbours_nor_on_graphs_nor_on_overlap() {
         ] {
             assert_eq!(fingerprints(&gpu, options, config, &prompts), expected, "{name}, {how}");
         }
+    }
+}
+
+/// Eager, recorded and replayed steps alike write what their own sequences have, and read what was written for them.
+#[test]
+fn guards_are_silent_over_recorded_steps_and_poison_changes_no_bit() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let prompts = problems(&checkpoint, if on_a_device() { 20 } else { 3 });
+    let some =
+        |(name, _): &(String, EngineConfig)| on_a_device() || ["paged", "coop 4"].contains(&name.as_str());
+    for (name, config) in paths().into_iter().filter(some) {
+        let config = EngineConfig { max_num_seqs: 2, page_size: 16, max_model_len: 128, ..config };
+        let plain = fingerprints(&gpu, Options::default(), config.clone(), &prompts);
+        let guards = [Guard::Rows(1), Guard::Slot0].into_iter().collect();
+        let watched = EngineConfig { guards, poison: true, ..config };
+        let backend = cuda(&gpu, &checkpoint, Options::default());
+        let run = run_on(backend, &checkpoint, watched, &prompts, &greedy(6));
+        assert_eq!(run.findings, [], "{name}");
+        assert_eq!(run.fingerprints(), plain, "{name}");
     }
 }
 

@@ -61,7 +61,8 @@ fn outputs<B: Backend>(backend: &B, config: &Config, lens: &[usize], cut: usize)
             let first = lens[..i].iter().sum::<usize>() + start;
             batch.tokens.extend(first as u32..(first + len) as u32);
             let (slot, pages) = (i as u32 + 1, vec![1, 2, 3]);
-            batch.segments.push(Segment { owner: i as u64, slot, epoch: 1, pages, start, row, len });
+            let (owner, page_epochs) = (i as u64, vec![1; 3]);
+            batch.segments.push(Segment { owner, slot, epoch: 1, pages, page_epochs, start, row, len });
         }
         if batch.segments.is_empty() {
             break;

@@ -49,6 +49,7 @@ fn batch(n: usize) -> Batch {
         slot: i as u32 + 1,
         epoch: 1,
         pages: vec![i as u32 + 1],
+        page_epochs: vec![1],
         start: 0,
         row: i,
         len: 1,

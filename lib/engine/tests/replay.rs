@@ -50,6 +50,7 @@ fn take(engine: &mut Engine<Cpu>, known: Option<&BTreeMap<u64, Known>>) -> Optio
     let mut emit = |event| match event {
         Event::State(s) => states.push(s),
         Event::Finished(o) => outputs.push(*o),
+        Event::Finding(f) => panic!("{f:?}"),
     };
     let worked = match known {
         Some(known) => engine.replay(known, &mut emit),

@@ -3,8 +3,8 @@
 use cute_evidence::checks::pipe::Outlet;
 use cute_evidence::checks::{self, Case, Expectations};
 use cute_records::{
-    Completion, Dispatch, End, Event, Finding, FinishReason, Reader, Record, Run, Severity, Source, State,
-    Writer,
+    Completion, Dispatch, End, Event, Finding, FinishReason, Origin, Reader, Record, Run, Setting, Severity,
+    Source, State, Writer,
 };
 use std::io::Cursor;
 
@@ -245,6 +245,57 @@ fn a_slot_that_was_not_zero_is_found_once_with_its_count() {
     );
 }
 
+/// A life of slot 1: acquired and released in these epochs.
+fn life(epochs: &[(u64, u64)]) -> Vec<Record> {
+    let event = |op: &str, epoch| {
+        let (op, kind) = (op.into(), "recurrent".into());
+        Record::from(State { op, kind, slot: 1, owner: "a".into(), epoch, ..State::default() })
+    };
+    epochs.iter().flat_map(|(a, r)| [event("acquire", *a), event("release", *r)]).collect()
+}
+
+#[test]
+fn epochs_that_do_not_rise_and_releases_in_another_epoch_are_found() {
+    let sound = Expectations::default();
+    check(life(&[(1, 1), (2, 2), (3, 3)]), &sound, &[]);
+    let found = check(life(&[(1, 1), (2, 2), (2, 2)]), &sound, &["state_epoch"]);
+    assert!(found[0].message.contains("in epoch 2, acquired before in epoch 2"), "{}", found[0].message);
+    check(life(&[(1, 1), (2, 1)]), &sound, &["state_epoch"]);
+    // a second producer's slots are others
+    let mut two = vec![run("cute-generate")];
+    two.extend(life(&[(1, 1), (2, 2)]));
+    two.push(run("cute-generate"));
+    two.extend(life(&[(1, 1), (2, 2)]));
+    check(two, &sound, &[]);
+}
+
+#[test]
+fn pools_that_are_not_empty_at_the_end_or_do_not_balance_are_found() {
+    let ended = |complete, acquired: u64, released: u64, in_use: u64| {
+        let mut lines = Vec::new();
+        let mut out = Writer::new(&mut lines);
+        out.write(&run("cute-generate")).unwrap();
+        let counters = [("slots_acquired", acquired), ("slots_released", released), ("slots_in_use", in_use)];
+        let counters = counters.map(|(name, n)| (name.to_owned(), n)).into();
+        out.end_with(End { tool: "cute-generate".into(), complete, counters, ..End::default() }).unwrap();
+        drop(out);
+        let mut case = Case::default();
+        for line in Reader::new("stream", Cursor::new(lines)) {
+            case.note(&line.unwrap().parse().unwrap());
+        }
+        case.finish();
+        checks::state::pools(&case.ledger)
+    };
+    assert!(ended(true, 5, 5, 0).is_empty());
+    assert!(ended(false, 5, 3, 2).is_empty(), "a run that was stopped holds what it held");
+    let leak = ended(true, 5, 3, 2);
+    assert_eq!(names(&leak), ["pool_in_use_at_end"]);
+    assert!(leak[0].message.contains("5 slots acquired, 3 released, 2 in use"), "{}", leak[0].message);
+    for (acquired, released, in_use) in [(5, 5, 1), (5, 3, 0), (3, 5, 0)] {
+        assert_eq!(names(&ended(false, acquired, released, in_use)), ["pool_unbalanced"]);
+    }
+}
+
 #[test]
 fn a_slot_with_two_owners_and_a_double_release_are_found() {
     check(
@@ -359,4 +410,41 @@ fn two_producers_in_one_stream_are_two_legs() {
         case([run("cute-generate"), reply(0, 0, "a").into(), run("cute-generate"), reply(0, 0, "b").into()]);
     assert_eq!(c.legs.len(), 2);
     assert_eq!(names(&checks::all(&c, &Expectations::default())), Vec::<&str>::new());
+}
+
+/// A run told to take a path, and its replies to prompts 0, 1, 2, … with these fingerprints.
+fn told(path: &str, fusion: bool, fingerprints: &[&str]) -> Vec<Record> {
+    let setting = |value: serde_json::Value| Setting { value, origin: Origin::Flag };
+    let config = [("phase_e_path", path.into()), ("phase_e_fusion", fusion.into())];
+    let config = config.map(|(name, value)| (name.to_owned(), setting(value))).into();
+    let replies = fingerprints.iter().enumerate().map(|(i, f)| Completion {
+        prompt_sha256: Some(format!("prompt {i}")),
+        completion_tokens: Some(9),
+        ..reply(0, i as u64, f)
+    });
+    let run = Run { tool: "cute-generate".into(), config, ..Run::default() };
+    std::iter::once(run.into()).chain(replies.map(Into::into)).collect()
+}
+
+#[test]
+fn two_paths_with_the_same_bits_are_one_path() {
+    let check = |coop: Vec<Record>, other: Vec<Record>| {
+        let found = checks::all(&case(coop.into_iter().chain(other)), &Expectations::default());
+        names(&found).iter().map(|n| n.to_string()).collect::<Vec<_>>()
+    };
+    let same = &["a", "b", "c", "d"];
+    let coop = || told("coop", true, same);
+    assert_eq!(check(coop(), told("lite", true, same)), ["path_without_effect"]);
+    let nothing = Vec::<String>::new();
+    assert_eq!(check(coop(), told("lite", true, &["a", "b", "c", "e"])), nothing, "one reply differs");
+    assert_eq!(check(coop(), told("lite", true, &same[..3])), nothing, "three replies are too few");
+    assert_eq!(check(coop(), told("coop", true, same)), nothing, "the same path");
+    assert_eq!(check(coop(), told("lite", false, same)), nothing, "without fusion there is no lite");
+    let mut short = told("lite", true, same);
+    for r in &mut short {
+        if let Record::Completion(c) = r {
+            c.completion_tokens = Some(1);
+        }
+    }
+    assert_eq!(check(coop(), short), nothing, "one token comes from prefill, which has no paths");
 }

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum, value_parser};
 use cute_cli::Config;
 use cute_engine::backend::KvDtype;
 use cute_engine::knobs::{self, PathKnob};
-use cute_engine::{EngineConfig, Fault, Knobs, SamplingParams};
+use cute_engine::{EngineConfig, Fault, Guard, Knobs, SamplingParams};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -15,6 +15,7 @@ const EXAMPLES: &str = "Examples:
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
   cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
+  cute-generate --model examples/tiny-hybrid --probe aba,canary --storm cancel,preempt --storm-seed 7 </dev/null | cute-audit
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --fault stale-state 2> gen.log | cute-audit";
 
 /// Run the engine over prompts: continuous batching, greedy or sampled, repeated on one engine.
@@ -153,10 +154,26 @@ pub struct Args {
     #[command(flatten)]
     pub probes: crate::probe::Options,
 
+    #[command(flatten)]
+    pub storm: crate::storm::Options,
+
+    /// Watch the engine: recompute[/N] (every N-th sequence that ends is computed again, alone, and must leave the same
+    /// recurrent state to the bit; needs --phase-e-fusion 0; CPU only), rows[/N] (slots and pages of nobody in the step, by
+    /// digests before and after every N-th step), slot0 (the slot that is nobody's, after every step)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = |s: &str| s.parse::<Guard>(), help_heading = "Guards")]
+    pub guard: Vec<Guard>,
+
+    /// Fill slots and KV pages with NaN when they are released, and at the start: what is used without being written shows
+    #[arg(long, help_heading = "Guards")]
+    pub poison: bool,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
-    /// List the faults and their stories
+    /// Leave out the engine's own checks of ownership and counters, so that what the fault does reaches the replies
+    #[arg(long, requires = "fault", help_heading = "Faults")]
+    pub unguarded: bool,
+    /// List the faults, their stories and where they happened
     #[arg(long, help_heading = "Faults")]
     pub list_faults: bool,
 }
@@ -201,6 +218,9 @@ impl Args {
                 resident_cap: self.resident_cap,
             },
             fault: self.fault,
+            guards: self.guard.iter().copied().collect(),
+            poison: self.poison,
+            unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
         Ok(engine)
@@ -212,6 +232,12 @@ impl Args {
             (None, _) => Ok(()),
             _ if !self.probes.probe.is_empty() => {
                 Err(anyhow!("--journal with --probe: what a probe compares replies with is not kept"))
+            }
+            _ if !self.storm.storm.is_empty() => {
+                Err(anyhow!("--journal with --storm: whom a storm struck, and when, is not kept"))
+            }
+            _ if !self.guard.is_empty() => {
+                Err(anyhow!("--journal with --guard: what a guard finds is not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

@@ -81,7 +81,14 @@ impl Device {
             Ok(device)
         };
         let cpu = || Device::Cpu(Cpu { fault: config.fault, ..Cpu::default() });
-        match choice {
+        match (choice, config.fault.filter(|f| !f.on_cuda())) {
+            (Choice::Cpu | Choice::Auto, Some(_)) => return Ok(cpu()),
+            (_, Some(fault)) => {
+                anyhow::bail!("--fault {fault} is built into the CPU engine: give --device cpu")
+            }
+            _ => {}
+        }
+        let device: anyhow::Result<Self> = match choice {
             Choice::Cpu => Ok(cpu()),
             Choice::Cuda(ordinal) => Ok(real(ordinal)?),
             Choice::Emulated => Ok(cuda(Arc::new(Emulated::new(Settings::default())?))?),
@@ -90,6 +97,11 @@ impl Device {
                 let _ = writeln!(std::io::stderr(), "cute-generate: {e}: running on the CPU");
                 Ok(cpu())
             }),
+        };
+        let device = device?;
+        if config.guards.recompute.is_some() && matches!(device, Device::Cuda(_)) {
+            anyhow::bail!("--guard recompute is the CPU engine's: give --device cpu");
         }
+        Ok(device)
     }
 }

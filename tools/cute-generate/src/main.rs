@@ -2,7 +2,7 @@
 //!
 //! reads   prompts (GSM8K lines, `prompt`, `messages`, `prompt_token_ids`), a `model` record
 //! writes  `run`, `pool`, `state`, `completion`, `timing`, `finding`, `end`; dispatch log lines on stderr
-//! exits   0 done · 1 a probe found a difference · 2 usage, bad input, a model that is not what it was, I/O, device ·
+//! exits   0 done · 1 a probe found a difference, a guard a broken invariant · 2 usage, bad input, a model that is not what it was, I/O, device ·
 //!         130 Ctrl-C · 143 SIGTERM
 
 mod args;
@@ -12,6 +12,7 @@ mod journal;
 mod output;
 mod probe;
 mod serve;
+mod storm;
 
 use anyhow::{Context, bail};
 use args::Args;
@@ -88,8 +89,10 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
     run.fault = engine.fault.map(|f| f.to_string());
 
+    let device = Device::open(args.device, args.gdn_prefill, &checkpoint, &engine)?;
+    let probes = probes.with_preempted(matches!(device, Device::Cpu(_)) && !engine.knobs.fusion);
     let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
-    match Device::open(args.device, args.gdn_prefill, &checkpoint, &job.engine)? {
+    match device {
         Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
         Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
     }
@@ -163,7 +166,7 @@ where
     Ok(match outcome.stopped {
         Some((exit, _)) => exit,
         None if input.bad + outcome.refused > 0 => Exit::Trouble,
-        None if server.probe_findings() > 0 => Exit::Fail,
+        None if server.findings() > 0 => Exit::Fail,
         None => Exit::Pass,
     })
 }

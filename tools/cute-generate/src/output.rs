@@ -15,7 +15,7 @@ pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
     let cut_off = reply.finish_reason == FinishReason::Length;
     let whole = !matches!(reply.finish_reason, FinishReason::Error | FinishReason::Cancelled);
     let graded = base.gold.is_some() && whole;
-    let ran = reply.slot != 0;
+    let ran = reply.epoch != 0;
     let extracted = reply.text.as_deref().filter(|_| graded).and_then(|t| answer::extract(t, cut_off));
     Completion {
         completion_tokens: Some(reply.token_ids.len() as u64),
@@ -106,11 +106,11 @@ pub fn summary(requests: u64, errors: u64, t: &Totals, weight_bytes: Option<u64>
     )
 }
 
-/// Prints the faults, a name and a sentence each.
+/// Prints the faults: a name, a sentence and a public thread each.
 pub fn list_faults() -> anyhow::Result<Exit> {
     let mut out = std::io::stdout().lock();
-    for (_, name, story) in Fault::ALL {
-        writeln!(out, "{name:18} {story}")?;
+    for e in Fault::ALL {
+        writeln!(out, "{:18} {} [{}]", e.name, e.story, e.source)?;
     }
     Ok(Exit::Pass)
 }

@@ -108,6 +108,8 @@ pub struct Probes {
     replies: u64,
     echoes: u64,
     findings: u64,
+    /// a reply that was preempted has the bits of one that was not
+    preempted: bool,
 }
 
 impl Probes {
@@ -172,7 +174,13 @@ impl Probes {
             replies: 0,
             echoes: 0,
             findings: 0,
+            preempted: false,
         }
+    }
+
+    /// Whether replies that were preempted are compared, too: prefill and decode must sum in one order.
+    pub fn with_preempted(self, preempted: bool) -> Self {
+        Probes { preempted, ..self }
     }
 
     /// All prompts of one run.
@@ -223,7 +231,7 @@ impl Probes {
     }
 
     /// Compares a reply with what is known, in the order of requests. A probe's own reply loses its text and the
-    /// reason for its end: nobody asked for it, and nobody is to grade it.
+    /// reason for its end: nobody asked for it, and nobody is to grade it. What a storm cut short is not compared.
     pub fn judge(&mut self, mut c: Completion) -> (Completion, Vec<Finding>) {
         let mut out = Vec::new();
         if let Some(others) = self.found.remove(&c.ordinal) {
@@ -234,14 +242,17 @@ impl Probes {
         if let Some(role) = self.role(c.ordinal).cloned() {
             self.replies += 1;
             let failed = c.finish_reason == Some(FinishReason::Error);
+            let cancelled = c.finish_reason == Some(FinishReason::Cancelled);
+            let whole = !failed && !cancelled && (self.preempted || c.preempted.is_none());
             if failed {
                 let why = c.error.as_deref().unwrap_or("no reason is given");
                 out.push(found(role.probe, &c, &format!("it failed: {why}"), None));
             } else {
-                (c.text, c.text_tail, c.finish_reason) = (None, None, None);
+                (c.text, c.text_tail) = (None, None);
+                c.finish_reason = c.finish_reason.filter(|_| cancelled);
                 (c.token_ids, c.logprobs, c.extracted) = (None, None, None);
             }
-            if let (Some(group), Some(fingerprint), false) = (role.group, &c.fingerprint, failed) {
+            if let (Some(group), Some(fingerprint), true) = (role.group, &c.fingerprint, whole) {
                 let (first, measure) =
                     self.measures.entry(group).or_insert_with(|| (c.ordinal, fingerprint.clone()));
                 if measure != fingerprint {

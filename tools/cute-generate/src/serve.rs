@@ -4,6 +4,7 @@ use crate::args::Args;
 use crate::journal::{Journal, Spent};
 use crate::output;
 use crate::probe::Probes;
+use crate::storm::{Blow, Storm};
 use anyhow::{Context, anyhow};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
@@ -29,7 +30,9 @@ pub struct Server<'a, B: Backend> {
     bar: ProgressBar,
     requests: u64,
     errors: u64,
+    guard_findings: u64,
     probes: Probes,
+    storm: Storm,
 }
 
 /// How a run ended.
@@ -80,7 +83,9 @@ impl<'a, B: Backend> Server<'a, B> {
             bar,
             requests: 0,
             errors: 0,
+            guard_findings: 0,
             probes,
+            storm: Storm::new(&args.storm),
         })
     }
 
@@ -131,12 +136,25 @@ impl<'a, B: Backend> Server<'a, B> {
             let before = self.engine.totals().steps;
             let mut events = Vec::new();
             let mut emit = |event| events.push(event);
+            let in_flight: Vec<u64> = tickets.keys().copied().collect();
+            let running: Vec<u64> =
+                self.engine.scheduler().running.iter().map(|s| s.request.ordinal).collect();
+            for (blow, ordinal) in self.storm.blows(&in_flight, &running) {
+                match blow {
+                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit)?,
+                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit)?,
+                };
+            }
             let worked = match journal.known(before) {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
             };
             for event in events {
                 match event {
+                    Event::Finding(finding) => {
+                        self.guard_findings += 1;
+                        self.report_findings([finding], out)?;
+                    }
                     Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
                     Event::Finished(reply) => {
                         let ordinal = reply.request.ordinal;
@@ -159,7 +177,7 @@ impl<'a, B: Backend> Server<'a, B> {
                 return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
             }
         }
-        self.report_probes(self.probes.blind(), out)?;
+        self.report_findings(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
         Ok(Outcome { refused, stopped: None })
     }
@@ -170,16 +188,16 @@ impl<'a, B: Backend> Server<'a, B> {
         self.bar.inc(1);
         let (completion, findings) = self.probes.judge(completion);
         out.write(&Record::Completion(completion))?;
-        self.report_probes(findings, out)
+        self.report_findings(findings, out)
     }
 
-    /// Differences that the probes found so far.
-    pub fn probe_findings(&self) -> u64 {
-        self.probes.findings()
+    /// What probes and guards found so far.
+    pub fn findings(&self) -> u64 {
+        self.probes.findings() + self.guard_findings
     }
 
     /// Writes findings as records, and as lines for people.
-    fn report_probes(
+    fn report_findings(
         &self,
         findings: impl IntoIterator<Item = Finding>,
         out: &mut Writer<'_>,

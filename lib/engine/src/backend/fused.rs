@@ -6,6 +6,7 @@
 use super::{Backend, DeltaNet, QkNorm};
 use crate::Error;
 use crate::batch::Batch;
+use crate::fault::Fault;
 use std::time::{Duration, Instant};
 
 /// Pieces the MLP's down product is split into.
@@ -145,8 +146,19 @@ pub struct Workspace<B: Backend> {
     pub launches: u64,
     /// resets so far
     pub resets: u64,
+    /// launches that came to their reset, and those of them that zeroed the W_O slots: one each cooperative launch. A
+    /// backend that has launches of its own counts neither
+    pub begun: u64,
+    /// see `begun`
+    pub wo_resets: u64,
+    /// launches said to have been cooperative
+    pub coop_launches: u64,
     /// time by phase
     pub regions: Regions,
+    /// what is wrong with its resets, if anything
+    pub fault: Option<Fault>,
+    /// counters are waited for, not checked
+    pub unguarded: bool,
 }
 
 impl<B: Backend> Workspace<B> {
@@ -169,19 +181,50 @@ impl<B: Backend> Workspace<B> {
             counters: Counters::default(),
             launches: 0,
             resets: 0,
+            begun: 0,
+            wo_resets: 0,
+            coop_launches: 0,
             regions: Regions::default(),
+            fault: None,
+            unguarded: false,
         })
     }
 
     /// What a launch does first: zero the partial sums and the counters.
     fn reset(&mut self, backend: &B, rows: usize, with_wo: bool) -> Result<(), Error> {
-        if with_wo {
-            backend.zero(&mut self.wo_output, rows)?;
-        }
+        self.begun += 1;
         backend.zero(&mut self.mlp_partial, rows)?;
-        self.counters = Counters::default();
+        let grid_barrier =
+            if self.fault == Some(Fault::StaleBarrier) { self.counters.grid_barrier } else { 0 };
+        self.counters = Counters { grid_barrier, ..Counters::default() };
+        if with_wo {
+            if self.fault == Some(Fault::SkipWoReset) {
+                return Ok(());
+            }
+            backend.zero(&mut self.wo_output, rows)?;
+            self.wo_resets += 1;
+        }
         self.resets += 1;
         Ok(())
+    }
+
+    /// Takes note of a launch that is said to have been cooperative, or not, and holds that against the resets.
+    pub(crate) fn launched(&mut self, layer: usize, coop: bool) -> Result<(), Error> {
+        self.launches += 1;
+        self.coop_launches += u64::from(coop);
+        if self.begun == 0 || self.unguarded || self.wo_resets == self.coop_launches {
+            return Ok(());
+        }
+        let Workspace { wo_resets, coop_launches, .. } = self;
+        Err(Error::Counter(format!(
+            "layer {layer}: {coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} \
+             times"
+        )))
+    }
+
+    /// What a block at the grid barrier waits for: is it there already, before any block of this launch has come?
+    fn barrier_is_open(&self, rows: usize) -> bool {
+        self.unguarded && self.counters.grid_barrier >= rows
     }
 }
 
@@ -194,7 +237,7 @@ fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
     if counter == expected {
         return Ok(());
     }
-    Err(Error::Launch(format!(
+    Err(Error::Counter(format!(
         "counter {name} is {counter} after its phase, expected {expected}: it was not reset"
     )))
 }
@@ -258,10 +301,14 @@ pub(super) fn coop_layer<B: Backend>(
     // gather in slot order, residual, norm
     b.gather(m.mixed, &ws.wo_output, slots, rows)?;
     b.add(m.x, m.mixed, rows)?;
-    b.rms_norm(m.n, m.x, m.norm.0, m.norm.1, rows)?;
-    // phase 2: grid barrier
+    // phase 2: grid barrier; who is let through too early finds in `n` what phase 1 had there
+    if !ws.barrier_is_open(rows) {
+        b.rms_norm(m.n, m.x, m.norm.0, m.norm.1, rows)?;
+    }
     ws.counters.grid_barrier += rows;
-    arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+    if !ws.unguarded {
+        arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+    }
     let mark = ws.regions.next(2, mark);
     // phase 3: MLP
     mlp_phase(b, m, ws, rows)?;

@@ -257,6 +257,11 @@ pub trait Backend: Sized {
         value: &mut dyn FnMut() -> f32,
     ) -> Result<(), Error>;
 
+    /// sha256 of a page's bytes, K and V of all layers.
+    fn page_digest(&self, cache: &Self::Cache, page: u32) -> Result<String, Error>;
+    /// Fills a page with NaN in every layer.
+    fn poison_page(&self, cache: &mut Self::Cache, page: u32) -> Result<(), Error>;
+
     /// `x[t] = E[token[t]]`
     fn embed(&self, x: &mut Self::Buf, table: &Self::Matrix, tokens: &[u32]) -> Result<(), Error>;
     /// `out = x · rsqrt(mean(x²) + eps) · (1 + w)`

@@ -159,6 +159,7 @@ fn batch(kind: BatchKind, n: usize, start: usize, len: usize) -> Batch {
                 slot: i as u32 + 1,
                 epoch: 1,
                 pages: (0..pages).map(|p| 1 + i as u32 * pages + p).collect(),
+                page_epochs: vec![1; pages as usize],
                 start,
                 row: i * len,
                 len,

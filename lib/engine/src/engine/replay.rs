@@ -52,13 +52,7 @@ impl<B: Backend> Engine<B> {
             self.account(&batch, Duration::ZERO);
         } else {
             self.dispatcher.set_absent(batch.segments.len() - rest.segments.len());
-            let top = self.model.forward(
-                &self.backend,
-                &rest,
-                &mut self.cache,
-                &mut self.scratch,
-                &mut self.dispatcher,
-            );
+            let top = self.forward(&rest);
             self.dispatcher.set_absent(0);
             self.account(&batch, start.elapsed());
             self.append(&rest, &top?, emit)?;

@@ -8,6 +8,7 @@ use crate::Error;
 use crate::backend::{Backend, CoopLayer};
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher, Path};
+use crate::fault::Fault;
 use cute_checkpoint::{Config, LayerType};
 
 pub(super) struct DecoderLayer<B: Backend> {
@@ -91,6 +92,8 @@ impl<B: Backend> DecoderLayer<B> {
                 if let (Some(decision), Some(mlp)) = (decision.filter(|d| d.path == Path::Coop), mlp) {
                     match self.coop(step, (attention, mlp), cache, s, dispatcher) {
                         Ok(()) => return Ok(Path::Coop),
+                        Err(e @ Error::Counter(_)) => return Err(e),
+                        Err(_) if dispatcher.fault() == Some(Fault::SilentFallback) => {}
                         Err(e) => dispatcher.fallback(self.index, &decision, e)?,
                     }
                     path = Path::Lite;
@@ -105,7 +108,10 @@ impl<B: Backend> DecoderLayer<B> {
             }
             _ => self.mlp.forward(b, s, norm, rows)?,
         }
-        Ok(path)
+        match (dispatcher.fault(), decision) {
+            (Some(Fault::SilentFallback), Some(decision)) => Ok(decision.path),
+            _ => Ok(path),
+        }
     }
 
     fn coop(
@@ -117,8 +123,8 @@ impl<B: Backend> DecoderLayer<B> {
         dispatcher: &mut Dispatcher<B>,
     ) -> Result<(), Error> {
         let wo_split = dispatcher.config().wo_split;
-        if dispatcher.coop_launch_fails() {
-            return Err(Error::Launch("cooperative launch failed (fault coop-launch-fails)".into()));
+        if let Some(fault) = dispatcher.fault().filter(|f| f.fails_coop()) {
+            return Err(Error::Launch(format!("cooperative launch failed (fault {fault})")));
         }
         let Some(ws) = dispatcher.workspace(self.index) else {
             return Err(Error::Launch(format!("layer {} has no cooperative workspace", self.index)));

@@ -112,7 +112,7 @@ impl<B: Backend> Model<B> {
             Ok(outcomes)
         })?;
         for ((layer, decision), outcome) in attention().zip(&intent).zip(outcomes) {
-            dispatcher.launched(layer, batch, decision, outcome);
+            dispatcher.launched(layer, batch, decision, outcome)?;
             if outcome == Path::Coop {
                 dispatcher.read_regions(backend, layer)?;
             }

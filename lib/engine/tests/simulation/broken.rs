@@ -101,6 +101,7 @@ enum Bug {
     PreemptKeepsState,
     FinishReleasesTwice,
     WrongEpoch,
+    PageOfAnEarlierEpoch,
     PageTooMany,
     PageTooFew,
     SomebodyElsesPage,
@@ -199,11 +200,14 @@ impl Subject for Broken {
         let owner = g[last].owner;
         match self.bug {
             Some(Bug::WrongEpoch) => g[last].epoch += 1,
+            Some(Bug::PageOfAnEarlierEpoch) => g[last].page_epochs[0] -= 1,
             Some(Bug::PageTooMany) => {
-                let (page, _) = s.pages.acquire(owner)?;
+                let (page, epoch) = s.pages.acquire(owner)?;
                 let index = s.index(owner).unwrap();
                 s.running[index].pages.push(page);
+                s.running[index].page_epochs.push(epoch);
                 g[last].pages.push(page);
+                g[last].page_epochs.push(epoch);
             }
             Some(Bug::PageTooFew) => drop(g[last].pages.pop()),
             Some(Bug::SomebodyElsesPage) if count > 1 => g[last].pages[0] = g[0].pages[0],
@@ -277,6 +281,7 @@ fn every_broken_scheduler_is_seen_over_sound_pools() {
         (Bug::PreemptKeepsState, "tokens computed"),
         (Bug::FinishReleasesTwice, "owned by nobody"),
         (Bug::WrongEpoch, "is not what"),
+        (Bug::PageOfAnEarlierEpoch, "in epoch"),
         (Bug::PageTooMany, "pages for"),
         (Bug::PageTooFew, "is not what"),
         (Bug::SomebodyElsesPage, "is not what"),

@@ -101,6 +101,7 @@ impl Case {
             Record::Run(run) => {
                 if run.tool == "cute-generate" {
                     self.producers += 1;
+                    self.states.begin();
                 }
                 self.runs.push(run.clone());
             }

@@ -11,9 +11,10 @@
 //! | [`logline`] | what is kept of a server's log |
 //! | [`dispatch`] | expected layers on the expected path, by outcome |
 //! | [`repeat`] | same prompt, same fingerprint |
+//! | [`paths`] | different paths, different bits |
 //! | [`output`] | one finding for every reply that is not healthy |
 //! | [`server`] | trouble that a server logged |
-//! | [`state`] | slots and pages: zero on acquire, one owner |
+//! | [`state`] | slots and pages: zero on acquire, one owner, epochs, balanced pools |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
@@ -21,6 +22,7 @@ pub mod catalogue;
 pub mod dispatch;
 pub mod logline;
 pub mod output;
+pub mod paths;
 pub mod pipe;
 pub mod repeat;
 pub mod server;
@@ -107,7 +109,9 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(dispatch::check(case, expected));
     out.extend(server::check(case));
     out.extend(case.states.findings());
+    out.extend(state::pools(&case.ledger));
     out.extend(repeat::check(case));
+    out.extend(paths::check(case));
     out.extend(output::check(case));
     out
 }

@@ -1,7 +1,8 @@
-//! The lives of state slots and KV pages: zero on acquire, one owner at a time, every acquire released.
+//! The lives of state slots and KV pages: zero on acquire, one owner at a time, epochs that rise with every
+//! acquire; and what the counters of `end` records say of their pools.
 
 use super::{FindingExt, finding};
-use cute_records::{Finding, Severity, State};
+use cute_records::{Finding, Ledger, Severity, State};
 use std::collections::BTreeMap;
 
 /// The first of its kind, and how many there were.
@@ -20,10 +21,17 @@ pub struct States {
     /// acquires whose zeroing was checked, by kind
     checked: BTreeMap<String, u64>,
     owners: BTreeMap<(String, u32), String>,
+    epochs: BTreeMap<(String, u32), u64>,
     first: BTreeMap<(&'static str, String), First>,
 }
 
 impl States {
+    /// The next producer begins: its entries are others.
+    pub fn begin(&mut self) {
+        self.owners.clear();
+        self.epochs.clear();
+    }
+
     /// Takes note of the next event.
     pub fn note(&mut self, s: &State) {
         let key = (s.kind.clone(), s.slot);
@@ -36,15 +44,28 @@ impl States {
                         self.count("state_not_zero_on_acquire", s, String::new());
                     }
                 }
+                // epoch 0 is one that was not told
+                let before = self.epochs.insert(key.clone(), s.epoch).filter(|before| *before > 0);
+                if s.epoch > 0 && before.is_some_and(|before| s.epoch <= before) {
+                    let before = before.map_or(String::new(), |before| before.to_string());
+                    self.count("state_epoch", s, before);
+                }
                 if let Some(owner) = self.owners.insert(key, s.owner.clone()) {
                     self.count("state_owned_twice", s, owner);
                 }
             }
-            "release" => match self.owners.remove(&key) {
-                Some(owner) if owner == s.owner => {}
-                Some(owner) => self.count("state_released_by_another", s, owner),
-                None => self.count("state_released_twice", s, String::new()),
-            },
+            "release" => {
+                if let Some(held) =
+                    self.epochs.get(&key).copied().filter(|held| *held > 0 && s.epoch > 0 && *held != s.epoch)
+                {
+                    self.count("state_epoch", s, held.to_string());
+                }
+                match self.owners.remove(&key) {
+                    Some(owner) if owner == s.owner => {}
+                    Some(owner) => self.count("state_released_by_another", s, owner),
+                    None => self.count("state_released_twice", s, String::new()),
+                }
+            }
             _ => {}
         }
     }
@@ -77,6 +98,10 @@ impl States {
                 "state_owned_twice" => {
                     format!("{place} {} was given to request {:?} while {other:?} held it", s.slot, s.owner)
                 }
+                "state_epoch" => format!(
+                    "{place} {}: {} by {:?} in epoch {}, acquired before in epoch {other}",
+                    s.slot, s.op, s.owner, s.epoch
+                ),
                 "state_released_by_another" => {
                     format!("{place} {}, held by {other:?}, was released by {:?}", s.slot, s.owner)
                 }
@@ -96,4 +121,40 @@ impl States {
         }
         out
     }
+}
+
+/// Pools whose counters in an `end` record do not add up, or that still hold something when the work was done.
+pub fn pools(ledger: &Ledger) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for end in ledger.spans().iter().filter_map(|s| s.end.as_ref()) {
+        for pool in ["slots", "pages"] {
+            let counter = |what: &str| end.counters.get(&format!("{pool}_{what}")).copied();
+            let (Some(acquired), Some(released), Some(in_use)) =
+                (counter("acquired"), counter("released"), counter("in_use"))
+            else {
+                continue;
+            };
+            let broken = acquired.checked_sub(released) != Some(in_use);
+            if !broken && (in_use == 0 || !end.complete) {
+                continue;
+            }
+            let (check, what) = if broken {
+                ("pool_unbalanced", "which does not add up")
+            } else {
+                ("pool_in_use_at_end", "though the work was done")
+            };
+            let message = format!(
+                "{}: {acquired} {pool} acquired, {released} released, {in_use} in use at the end, {what}",
+                end.tool
+            );
+            out.push(
+                finding(check, Severity::Error, message)
+                    .with("pool", pool)
+                    .with("acquired", acquired)
+                    .with("released", released)
+                    .with("in_use", in_use),
+            );
+        }
+    }
+    out
 }

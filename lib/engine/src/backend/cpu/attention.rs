@@ -11,9 +11,11 @@ use crate::batch::{Batch, BatchKind, Segment};
 use crate::fault::Fault;
 use crate::rope::Rope;
 use cute_checkpoint::Config;
+use cute_records::digest::Hasher;
 use float8::F8E4M3;
 use half::bf16;
 use multiversion::multiversion;
+use std::ops::Range;
 
 #[derive(Debug)]
 enum Data {
@@ -32,6 +34,8 @@ pub(super) struct KvPages {
     half_page: usize,
     /// width, in bits, that the byte offset is truncated to (fault)
     offset_bits: Option<u32>,
+    /// decode reads a page to its end and masks by a product (fault)
+    reads_tail: bool,
 }
 
 impl KvPages {
@@ -55,7 +59,35 @@ impl KvPages {
             layers,
             half_page,
             offset_bits: fault.and_then(|f| f.kv_offset_bits(len * size)),
+            reads_tail: fault == Some(Fault::NanToken),
         })
+    }
+
+    /// Where the elements of a page lie.
+    fn elements(&self, page: u32) -> Range<usize> {
+        self.offset(page, 0, 0)..self.offset(page + 1, 0, 0)
+    }
+
+    /// sha256 of a page's bytes.
+    pub(super) fn digest(&self, page: u32) -> String {
+        let mut hasher = Hasher::new();
+        let at = self.elements(page);
+        match &self.data {
+            Data::F32(v) => v[at].iter().for_each(|x| hasher.update(&x.to_bits().to_le_bytes())),
+            Data::Bf16(v) => v[at].iter().for_each(|x| hasher.update(&x.to_bits().to_le_bytes())),
+            Data::Fp8(v) => v[at].iter().for_each(|x| hasher.update(&[x.to_bits()])),
+        }
+        hasher.hex()
+    }
+
+    /// Fills a page with NaN.
+    pub(super) fn poison(&mut self, page: u32) {
+        let at = self.elements(page);
+        match &mut self.data {
+            Data::F32(v) => v[at].fill(f32::NAN),
+            Data::Bf16(v) => v[at].fill(bf16::NAN),
+            Data::Fp8(v) => v[at].fill(F8E4M3::from_bits(0xff)),
+        }
     }
 
     /// Element offset of K (`which` 0) or V (1) of a page and layer.
@@ -95,8 +127,22 @@ impl KvPages {
                 }
                 self.store(row, s, segment, position)?;
             }
+            if self.reads_tail && batch.kind == BatchKind::Prefill {
+                let ends = batch.logit_rows.contains(&(segment.row + segment.len - 1));
+                self.leave_tail(s, segment, ends)?;
+            }
         }
         Ok(())
+    }
+
+    /// What memory held before: NaN, behind a prompt that ends 4 to 10 tokens into a page (the fault `nan-token`).
+    fn leave_tail(&mut self, s: &AttentionShape, segment: &Segment, ends: bool) -> Result<(), Error> {
+        let (end, size) = (segment.start + segment.len, self.shape.page_size);
+        if !ends || !(4..=10).contains(&(end % size)) {
+            return Ok(());
+        }
+        let nan = vec![f32::NAN; s.width()];
+        (end..end.next_multiple_of(size)).try_for_each(|position| self.store(&nan, s, segment, position))
     }
 
     fn store(
@@ -153,12 +199,33 @@ impl KvPages {
                         let o = &mut out.row_mut(segment.row + i)[h * s.head_dim..][..s.head_dim];
                         let kv = (&scratch.k[..len * s.head_dim], &scratch.v[..len * s.head_dim]);
                         attend_one(o, q, kv, &mut scratch.p);
+                        if self.reads_tail && batch.kind == BatchKind::Decode {
+                            self.mask_tail(o, segment, len, s, kv_head);
+                        }
                         o.iter_mut().zip(gate).for_each(|(o, g)| *o *= math::sigmoid(*g));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Adds what lies in the last page past the end, times the weight of masked positions: 0 (the fault `nan-token`).
+    fn mask_tail(&self, o: &mut [f32], segment: &Segment, len: usize, s: &AttentionShape, kv_head: usize) {
+        let size = self.shape.page_size;
+        let Some(page) = segment.pages.get((len - 1) / size) else { return };
+        let from = self.offset(*page, s.kv_layer, 1) + kv_head * size * s.head_dim;
+        for position in (len..len.next_multiple_of(size)).map(|p| p % size) {
+            for (i, o) in o.iter_mut().enumerate() {
+                let at = from + position * s.head_dim + i;
+                *o += 0.0
+                    * match &self.data {
+                        Data::F32(data) => data[at],
+                        Data::Bf16(data) => data[at].to_f32(),
+                        Data::Fp8(data) => data[at].to_f32(),
+                    };
+            }
+        }
     }
 
     /// K and V of one head, positions `0..len` in order, as f32.

@@ -53,10 +53,15 @@ pub(super) fn gated_delta_rule(
     let width = o.width;
     let mut rest = &mut o.data[..batch.rows() * width];
     let mut jobs = Vec::with_capacity(batch.segments.len());
+    let mut later = Vec::new();
     for s in &batch.segments {
         let (part, tail) = rest.split_at_mut(s.len * width);
         rest = tail;
-        jobs.push((s, part, std::mem::take(&mut slots[s.slot as usize].recurrent)));
+        match std::mem::take(&mut slots[s.slot as usize].recurrent) {
+            // nobody shares a slot, unless a fault makes them: then one goes after the other
+            state if state.is_empty() => later.push((s, part)),
+            state => jobs.push((s, part, state)),
+        }
     }
     let work = |(s, out, state): &mut (&Segment, &mut [f32], Vec<f32>)| {
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
@@ -71,10 +76,15 @@ pub(super) fn gated_delta_rule(
     for (s, _, state) in jobs {
         slots[s.slot as usize].recurrent = state;
     }
+    for (s, part) in later {
+        let mut job = (s, part, std::mem::take(&mut slots[s.slot as usize].recurrent));
+        work(&mut job);
+        slots[s.slot as usize].recurrent = job.2;
+    }
 }
 
 /// One token, all heads. `out` is `[Hv, Dv]`, `qkv` the convolved `[q | k | v]`, `state` `[Hv, Dk, Dv]`.
-fn step(out: &mut [f32], qkv: &[f32], proj: &[f32], args: &DeltaGate<'_, Cpu>, state: &mut [f32]) {
+pub(super) fn step(out: &mut [f32], qkv: &[f32], proj: &[f32], args: &DeltaGate<'_, Cpu>, state: &mut [f32]) {
     let GdnShape { num_k_heads, num_v_heads, k_dim, v_dim, .. } = args.shape;
     let (q_all, rest) = qkv.split_at(num_k_heads * k_dim);
     let (k_all, v_all) = rest.split_at(num_k_heads * k_dim);

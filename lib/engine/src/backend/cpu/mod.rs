@@ -1,13 +1,14 @@
 //! The reference backend: plain loops in a fixed order, f32 arithmetic, weights in their stored dtype.
 
 mod attention;
+mod broken;
 mod gdn;
 pub mod linear;
 pub mod math;
 
 use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm};
 use crate::Error;
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchKind};
 use crate::fault::Fault;
 use crate::rope::Rope;
 use crate::sampler;
@@ -142,7 +143,9 @@ impl Backend for Cpu {
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
         for state in cache.slots.iter_mut().map(|layer| &mut layer[slot as usize]) {
             state.recurrent.fill(0.0);
-            state.conv.fill(0.0);
+            if self.fault != Some(Fault::StaleConv) {
+                state.conv.fill(0.0);
+            }
         }
         Ok(())
     }
@@ -162,6 +165,14 @@ impl Backend for Cpu {
         for state in cache.slots.iter_mut().map(|layer| &mut layer[slot as usize]) {
             state.recurrent.iter_mut().chain(&mut state.conv).for_each(|x| *x = value());
         }
+        Ok(())
+    }
+
+    fn page_digest(&self, cache: &Cache, page: u32) -> Result<String, Error> {
+        Ok(cache.kv.digest(page))
+    }
+    fn poison_page(&self, cache: &mut Cache, page: u32) -> Result<(), Error> {
+        cache.kv.poison(page);
         Ok(())
     }
 
@@ -277,6 +288,9 @@ impl Backend for Cpu {
         for s in &batch.segments {
             gdn::causal_conv1d(qkv, proj, w, &mut layer[s.slot as usize].conv, shape, s.row..s.row + s.len);
         }
+        if self.fault == Some(Fault::SharedScratch) {
+            broken::share_rows(qkv, batch);
+        }
         Ok(())
     }
     fn gated_delta_rule(
@@ -289,7 +303,15 @@ impl Backend for Cpu {
         batch: &Batch,
     ) -> Result<(), Error> {
         let layer = &mut cache.slots[args.shape.state_layer];
-        gdn::gated_delta_rule(o, qkv, proj, args, layer, batch);
+        match self.fault {
+            Some(Fault::ChunkGrid) if batch.kind == BatchKind::Prefill => {
+                broken::delta_rule_over_one_grid(o, qkv, proj, args, layer, batch);
+            }
+            _ => gdn::gated_delta_rule(o, qkv, proj, args, layer, batch),
+        }
+        if self.fault == Some(Fault::StateBf16) {
+            broken::round_states(layer, batch);
+        }
         Ok(())
     }
     fn rms_norm_gated(

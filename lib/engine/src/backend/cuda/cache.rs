@@ -13,6 +13,7 @@ use cute_checkpoint::{Config, LayerType};
 pub struct Cache {
     /// `[page, layer, K|V, kv head, token, head_dim]`
     pub(super) kv: Ptr,
+    page_bytes: usize,
     /// recurrent state, `[linear layer, slot, Hv, Dk, Dv]`
     recurrent: Ptr,
     /// ring of the convolution's inputs, `[linear layer, slot, K, C]`
@@ -43,6 +44,7 @@ impl Cache {
         let part = shape.num_slots * config.num_attention_heads * max_pieces * (config.head_dim + 2);
         Ok(Cache {
             kv: memory.zeroed(kv_bytes)?,
+            page_bytes: shape.page_bytes(config),
             recurrent: memory.zeroed(layers * shape.num_slots * recurrent_len * 4)?,
             ring: memory.zeroed(layers * shape.num_slots * ring_len * 4)?,
             pieces: memory.alloc(part * 4)?,
@@ -62,6 +64,10 @@ impl Cache {
     /// Ring of all slots of a linear layer.
     pub(super) fn ring(&self, layer: usize) -> Ptr {
         self.ring + (layer * self.slots * self.ring_len * 4) as u64
+    }
+    /// Address and bytes of a page.
+    pub(super) fn page(&self, page: u32) -> (Ptr, usize) {
+        (self.kv + page as u64 * self.page_bytes as u64, self.page_bytes)
     }
     /// Address and bytes of each part of a slot.
     pub(super) fn parts(&self, slot: u32) -> impl Iterator<Item = (Ptr, usize)> + '_ {

@@ -1,6 +1,6 @@
 //! One method an operation: which kernel, which grid, which arguments.
 
-use super::gpu::Arg;
+use super::gpu::{Arg, Ptr};
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
@@ -102,6 +102,17 @@ impl Cuda {
             return self.gemm(out, x, w, epilogue, rows);
         }
         self.linear_launch(out, x, w, epilogue, None, rows)
+    }
+
+    /// sha256 of parts of the device's memory.
+    fn digest(&self, parts: impl Iterator<Item = (Ptr, usize)>) -> Result<String, Error> {
+        let mut hasher = Hasher::new();
+        for (at, bytes) in parts {
+            let mut part = vec![0; bytes];
+            self.gpu().download(&mut part, at)?;
+            hasher.update(&part);
+        }
+        Ok(hasher.hex())
     }
 
     fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
@@ -208,13 +219,14 @@ impl Backend for Cuda {
         Ok(found == [0; 4])
     }
     fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
-        let mut hasher = Hasher::new();
-        for (at, bytes) in cache.parts(slot) {
-            let mut part = vec![0; bytes];
-            self.gpu().download(&mut part, at)?;
-            hasher.update(&part);
-        }
-        Ok(hasher.hex())
+        self.digest(cache.parts(slot))
+    }
+    fn page_digest(&self, cache: &Cache, page: u32) -> Result<String, Error> {
+        self.digest(std::iter::once(cache.page(page)))
+    }
+    fn poison_page(&self, cache: &mut Cache, page: u32) -> Result<(), Error> {
+        let (at, bytes) = cache.page(page);
+        self.gpu().fill(at, 0xff, bytes) // NaN in f32, bf16 and e4m3
     }
     fn fill_slot(&self, cache: &mut Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error> {
         for (at, bytes) in cache.parts(slot) {

@@ -1,0 +1,213 @@
+//! The engine's guards at work: what they look at, and the findings they make.
+//!
+//! **`recompute`** computes a sequence once more: the state it leaves must be that of its tokens, and of nothing else. When
+//! a sequence ends, all its tokens go through prefill again, alone, cut at other places, into a slot and pages that
+//! nobody is ever given. Without fused paths prefill and decode sum in one order on the CPU, so both slots must hold the
+//! same bits, whatever company the sequence had, however it was cut, and whatever was in its slot before. It costs a
+//! second prefill of everything, and finds what ownership alone cannot: kernels that read a neighbour's rows, states
+//! kept in too few bits, a row that was advanced twice.
+//!
+//! **`rows`** digests the slots and pages that no sequence of a step has, before and after it: a step writes what its own
+//! sequences have, and nothing else. It needs nothing of the device but to read memory.
+//!
+//! **`slot0`** looks at the slot that nobody is given: who writes there writes without a slot of their own.
+//!
+//! Poison (`--poison`) makes no findings of its own: slots and pages that nobody has hold NaN, so that whoever reads what
+//! was not written for them gets logits that are not finite, and an error in place of a token.
+
+use super::{Engine, Event};
+use crate::Error;
+use crate::backend::{Backend, CacheShape};
+use crate::batch::{Batch, BatchKind, Segment};
+use crate::pool::{Entries, Pool};
+use crate::sequence::Sequence;
+use cute_records::{Finding, Severity};
+use serde_json::Value;
+
+/// The shape of the caches with room for the second computation: one slot and the pages of one sequence, behind all others.
+pub(super) fn with_scratch(shape: CacheShape) -> CacheShape {
+    let pages = shape.max_len.div_ceil(shape.page_size);
+    CacheShape { num_slots: shape.num_slots + 1, num_pages: shape.num_pages + pages, ..shape }
+}
+
+/// A slot or page that no sequence of a step has, as it was before the step.
+pub(super) struct Other {
+    what: &'static str,
+    number: u32,
+    digest: String,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Computes a sequence that is about to end once more, and reports a state that differs.
+    pub(super) fn recompute(&mut self, index: usize, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let Some(every) = self.config.guards.recompute else { return Ok(()) };
+        self.totals.ended += 1;
+        if !self.totals.ended.is_multiple_of(every) {
+            return Ok(());
+        }
+        let shape = self.config.cache_shape();
+        let (slot, first) = (shape.num_slots as u32, shape.num_pages as u32);
+        let s = &self.scheduler.running[index];
+        let (ordinal, id, len) = (s.request.ordinal, s.request.id.clone(), s.computed);
+        let (held, epoch) = (s.slot, s.epoch);
+        let tokens: Vec<u32> = s.tokens(0..len).collect();
+        let pages: Vec<u32> = (first..).take(len.div_ceil(shape.page_size)).collect();
+        self.backend.zero_slot(&mut self.cache, slot)?;
+        // cut where no other step cuts, unless a prompt is a multiple of both
+        let budget = self.config.max_num_batched_tokens;
+        let multiple = self.backend.chunk_multiple();
+        let step = (budget * 2 / 3 / multiple * multiple).max(multiple);
+        for start in (0..len).step_by(step) {
+            let end = len.min(start + step);
+            let segment = Segment {
+                owner: ordinal,
+                slot,
+                epoch,
+                pages: pages.clone(),
+                page_epochs: vec![0; pages.len()], // nobody's: they lie behind the pools
+                start,
+                row: 0,
+                len: end - start,
+            };
+            let tokens = tokens[start..end].to_vec();
+            let kind = BatchKind::Prefill;
+            self.forward(&Batch { kind, tokens, segments: vec![segment], logit_rows: Vec::new() })?;
+        }
+        self.totals.recomputed += 1;
+        let left = self.backend.slot_digest(&self.cache, held)?;
+        let again = self.backend.slot_digest(&self.cache, slot)?;
+        if left != again {
+            let message = format!(
+                "guard recompute: request {ordinal}: the state it leaves in slot {held} is not that of its {len} tokens, \
+                 computed again alone"
+            );
+            let data = [
+                ("id", id.into()),
+                ("slot", held.into()),
+                ("epoch", epoch.into()),
+                ("tokens", len.into()),
+                ("digest", left.into()),
+                ("recomputed", again.into()),
+            ];
+            emit(found("state_not_reproduced", message, Some(ordinal), &data));
+        }
+        Ok(())
+    }
+
+    /// Digests what a step must leave alone, before it, when it is one that is watched.
+    pub(super) fn others(&self, batch: &Batch) -> Result<Vec<Other>, Error> {
+        match self.config.guards.rows {
+            Some(every) if self.totals.steps.is_multiple_of(every) => {}
+            _ => return Ok(Vec::new()),
+        }
+        let shape = self.config.cache_shape();
+        let slots = (0..shape.num_slots as u32).filter(|n| batch.segments.iter().all(|s| s.slot != *n));
+        let pages =
+            (0..shape.num_pages as u32).filter(|n| batch.segments.iter().all(|s| !s.pages.contains(n)));
+        let slot = |number| Ok(Other { what: "slot", number, digest: self.digest("slot", number)? });
+        let page = |number| Ok(Other { what: "page", number, digest: self.digest("page", number)? });
+        slots.map(slot).chain(pages.map(page)).collect()
+    }
+
+    fn digest(&self, what: &str, number: u32) -> Result<String, Error> {
+        match what {
+            "slot" => self.backend.slot_digest(&self.cache, number),
+            _ => self.backend.page_digest(&self.cache, number),
+        }
+    }
+
+    /// Reports what a step should have left alone.
+    pub(super) fn compare(
+        &self,
+        others: Vec<Other>,
+        batch: &Batch,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        for Other { what, number, digest } in others {
+            let now = self.digest(what, number)?;
+            if now == digest {
+                continue;
+            }
+            let pool = if what == "slot" { &self.scheduler.slots } else { &self.scheduler.pages };
+            let owner = pool.entry(number).and_then(|(owner, _)| owner);
+            let step = self.totals.steps;
+            let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+            let of =
+                owner.map_or("which is nobody's".to_owned(), |owner| format!("which is request {owner}'s"));
+            let message = format!(
+                "guard rows: a {kind} step of {n} sequences (step {step}) wrote to {what} {number}, {of} and none of theirs"
+            );
+            let data = [
+                ("step", step.into()),
+                ("kind", kind.into()),
+                ("sequences", n.into()),
+                (what, number.into()),
+                ("before", digest.into()),
+                ("after", now.into()),
+            ];
+            emit(found("row_outside_step_written", message, owner, &data));
+        }
+        Ok(())
+    }
+
+    /// Fills every slot and page that nobody has with NaN, once the pools are there.
+    pub(super) fn poison_all(&mut self) -> Result<(), Error> {
+        let shape = self.config.cache_shape();
+        let (slots, pages) = (1..shape.num_slots as u32, 1..shape.num_pages as u32);
+        self.poison(slots, pages)
+    }
+
+    /// Fills a sequence's slot and pages with NaN, as far as nobody has them any more.
+    pub(super) fn poison_released(&mut self, s: &Sequence) -> Result<(), Error> {
+        let released =
+            |pool: &Pool, n: u32| n != 0 && pool.entry(n).is_some_and(|(owner, _)| owner.is_none());
+        let slot = Some(s.slot).filter(|n| released(&self.scheduler.slots, *n));
+        let pages: Vec<u32> =
+            s.pages.iter().copied().filter(|n| released(&self.scheduler.pages, *n)).collect();
+        self.poison(slot, pages)
+    }
+
+    fn poison(
+        &mut self,
+        slots: impl IntoIterator<Item = u32>,
+        pages: impl IntoIterator<Item = u32>,
+    ) -> Result<(), Error> {
+        if !self.config.poison {
+            return Ok(());
+        }
+        for slot in slots {
+            self.backend.fill_slot(&mut self.cache, slot, &mut || f32::NAN)?;
+        }
+        pages.into_iter().try_for_each(|page| self.backend.poison_page(&mut self.cache, page))
+    }
+
+    /// Looks at slot 0 after a step, until it has been written to.
+    pub(super) fn look_at_slot0(&mut self, batch: &Batch, emit: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        if !self.config.guards.slot0 || self.slot0_written || self.backend.slot_is_zero(&self.cache, 0)? {
+            return Ok(());
+        }
+        self.slot0_written = true;
+        let step = self.totals.steps;
+        let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+        let first = batch.segments.first().map(|s| s.owner);
+        let message = format!(
+            "guard slot0: a {kind} step of {n} sequences (step {step}) wrote to slot 0, which is nobody's"
+        );
+        let data =
+            [("step", step.into()), ("kind", kind.into()), ("sequences", n.into()), ("slot", 0.into())];
+        emit(found("reserved_slot_written", message, first, &data));
+        Ok(())
+    }
+}
+
+fn found(check: &str, message: String, ordinal: Option<u64>, data: &[(&str, Value)]) -> Event {
+    Event::Finding(Finding {
+        check: check.to_owned(),
+        severity: Severity::Error,
+        message,
+        ordinal,
+        layer: None,
+        at: None,
+        data: data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+    })
+}
