@@ -32,7 +32,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int T = ONE ? W::TILES : RING;      // tiles of W with sums in registers
     static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;   // strips of each in a stage
     static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
-    static constexpr int P = ONE ? 8 : 2;                // tiles of W with sums in shared memory
+    static constexpr int P = ONE ? 16 : 2;               // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
@@ -46,13 +46,14 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         u32 all = (a.n + 7) / 8;
         s.pitch = UNITS * W::UNIT;
         s.tile0 = all * b / blocks;
-        s.tiles = all * (b + 1) / blocks - s.tile0;
-        s.v = V;
+        s.tiles = (all * (b + 1) / blocks - s.tile0) * V;
+        s.swiglu = V - 1;
         s.unit0 = UNITS * slot / slots;
         s.units = UNITS * (slot + 1) / slots - s.unit0;
         s.unit_bytes = W::UNIT;
+        s.steps = (s.units + Stages::UNITS - 1) / Stages::UNITS;
         s.group = T;
-        s.rounds = ROUNDS;
+        s.shift = ROUNDS == 4 ? 2 : ROUNDS - 1;
         s.up = (u64)all * s.pitch;
         s.at = a.w + (u64)s.tile0 * s.pitch + (u64)s.unit0 * W::UNIT;
         return s;
@@ -202,8 +203,8 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     // The next product of the ring's. `smem` holds SMEM_BYTES beside the ring; x may be read from here on.
     __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem) {
         const Share& s = ring.share(ring.taking++);
-        tile0 = s.tile0, tiles = s.tiles, unit0 = s.unit0, units = s.units;
-        u32 steps = (units + Stages::UNITS - 1) / Stages::UNITS;
+        tile0 = s.tile0, tiles = s.tiles / V, unit0 = s.unit0, units = s.units;
+        u32 steps = s.steps;
         float* part = (float*)(smem + XBYTES);
         float acc[T][ACC];
 #pragma unroll

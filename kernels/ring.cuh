@@ -16,7 +16,7 @@
 // cooperative kernel. More than half of an SM's shared memory is taken: one block an SM is resident, none gets two while
 // another has none, and the next kernel's block starts where this one's has left.
 //
-// RING is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 slots for one row; 6, 4 or 2 tiles a stage
+// RING is the host's choice, by the device's shared memory: up to 10 slots for one row; 6, 4 or 2 tiles a stage
 // for several.
 #pragma once
 #include "weights.cuh"
@@ -25,9 +25,10 @@
 #define LINEAR_THREADS (LINEAR_WARPS * 32)
 #define MAX_SHARES 12 // of a kernel: eight slots of W_O on a device of one SM, and four more
 
-// The next stage of a slot: its share, its number in it, and how often the slot has been filled.
-struct Next {
-    u32 share, stage, fills;
+// The next stage of a slot: its share, the first of its tiles of the matrix, its first strip's place among the tile's; and how
+// often the slot has been filled.
+struct alignas(16) Next {
+    u32 share, tile, step, fills;
 };
 
 // What a block reads of a matrix.
@@ -35,11 +36,13 @@ struct Share {
     const char* at;    // its first tile, at its first unit
     u64 up;            // bytes from a tile of gate to that of up
     u32 pitch;         // bytes of a whole tile
-    u32 tile0, tiles;  // tiles of outputs
-    u32 v;             // tiles of the matrix for a tile of outputs: gate, then up
+    u32 tiles;         // of the matrix: for SwiGLU gate and up in turn, twice those of outputs
+    u32 tile0;         // of outputs
     u32 unit0, units;  // of the inputs
     u32 unit_bytes;
-    u32 group, rounds; // of a stage: tiles of the matrix, and strips of each
+    u32 steps;         // strips of a tile
+    u32 swiglu;        // 1, else 0
+    u32 group, shift;  // of a stage: tiles of the matrix, and 2^shift strips of each
 };
 
 // The first bytes of shared memory: barriers, what comes next, how many shares there are, shares, slots.
@@ -51,7 +54,7 @@ template <int MAXROWS> struct Ring {
     static constexpr int HEAD = 1280;                              // bytes before the slots
     static constexpr int BYTES = HEAD + SLOTS * SLOT;
     static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
-    static_assert(456 + MAX_SHARES * sizeof(Share) <= HEAD, "the shares fit");
+    static_assert(520 + MAX_SHARES * sizeof(Share) <= HEAD, "the shares fit");
 
     u32 parity;     // bit s: of the next stage that this warp takes from slot s
     u32 taking;     // the share that is next to be taken
@@ -60,8 +63,8 @@ template <int MAXROWS> struct Ring {
     __device__ __forceinline__ u64* full(int s) { return (u64*)SMEM + s; }
     __device__ __forceinline__ u64* empty(int s) { return (u64*)SMEM + 16 + s; }
     __device__ __forceinline__ Next& next_of(int s) { return ((Next*)(SMEM + 256))[s]; }
-    __device__ __forceinline__ u32& shares() { return *(u32*)(SMEM + 448); }
-    __device__ __forceinline__ Share& share(u32 i) { return ((Share*)(SMEM + 456))[i]; }
+    __device__ __forceinline__ u32& shares() { return *(u32*)(SMEM + 512); }
+    __device__ __forceinline__ Share& share(u32 i) { return ((Share*)(SMEM + 520))[i]; }
     __device__ __forceinline__ char* bytes(int s) { return SMEM + HEAD + s * SLOT; }
     __device__ __forceinline__ static int own() { return threadIdx.x / (ONE ? 32 : 128); }
 
@@ -74,7 +77,7 @@ template <int MAXROWS> struct Ring {
             for (int s = 0; s < SLOTS; s++) {
                 mbarrier_init(full(s), 1);
                 mbarrier_init(empty(s), UNITS);
-                next_of(s) = {0, ONE ? (u32)s : 0, 0};
+                next_of(s) = {0, 0, (u32)s, 0};
             }
             mbarrier_fence();
             shares() = 0;
@@ -90,43 +93,48 @@ template <int MAXROWS> struct Ring {
         refill();
     }
 
-    // Asks for the next stage of this warp's slot, if there is one, once all who take the last one have left.
+    // Asks for the next stage of this warp's slot, if there is one, once all who take the last one have left. No division here:
+    // the others wait for this warp.
     __device__ __forceinline__ void refill() {
-        constexpr int FAR = 4 * UNITS; // between the strips of a tile in a stage
-        int lane = threadIdx.x & 31, s = own();
+        u32 lane = threadIdx.x & 31, s = own();
         if (s >= SLOTS || (!ONE && (threadIdx.x >> 5) % 4 != 0)) return;
-        Next at = next_of(s);
-        u32 per; // stages of a group of tiles for this slot: all, or every fourth
-        for (;; at.share++) {
-            if (at.share == shares()) return;
-            const Share& of = share(at.share);
-            u32 steps = (of.units + UNITS - 1) / UNITS, groups = (of.tiles * of.v + of.group - 1) / of.group;
-            per = ONE ? steps : ((steps + 3 - s) / 4 + of.rounds - 1) / of.rounds;
-            if (at.stage < groups * per) break;
-            at.stage -= groups * per;
+        Next next = next_of(s);
+        if (next.share == shares()) return;
+        const Share* of = &share(next.share);
+        while (next.step >= of->steps || next.tile >= of->tiles) {
+            if (next.tile < of->tiles) { // the rest of these tiles is others'
+                next.tile += of->group;
+                next.step = ONE ? next.step - of->steps : s;
+                continue;
+            }
+            next.share++, of++, next.tile = 0;
+            if (next.share == shares()) break;
         }
-        const Share& of = share(at.share);
-        u32 tile = at.stage / per * of.group, step = at.stage % per;
-        u32 first = ONE ? step * UNITS : (s + 4 * of.rounds * step) * UNITS; // unit
-        u32 left = of.tiles * of.v - tile, strips = (left < of.group ? left : of.group) * of.rounds;
+        if (next.share == shares()) {
+            __syncwarp();
+            if (lane == 0) next_of(s) = next;
+            return;
+        }
+        u32 left = of->tiles - next.tile, tiles = left < of->group ? left : of->group, strips = 0;
+        u32 rounds = 1 << of->shift, round = lane & (rounds - 1), tile = lane >> of->shift;
         auto units = [&](u32 round) {
-            u32 begin = first + round * FAR;
-            return begin >= of.units ? 0 : (of.units - begin < UNITS ? of.units - begin : UNITS);
+            u32 begin = (next.step + round * 4) * UNITS;
+            return begin >= of->units ? 0 : (of->units - begin < UNITS ? of->units - begin : UNITS);
         };
-        mbarrier_wait(empty(s), (at.fills & 1) ^ 1);
-        if (lane == 0) {
-            u32 sum = 0;
-            for (u32 r = 0; r < of.rounds; r++) sum += units(r);
-            mbarrier_expect(full(s), sum * (strips / of.rounds) * of.unit_bytes);
-            next_of(s) = {at.share, at.stage + (ONE ? SLOTS : 1), at.fills + 1};
-        }
+        for (u32 r = 0; r < rounds; r++) strips += units(r);
+        mbarrier_wait(empty(s), (next.fills & 1) ^ 1);
+        if (lane == 0) mbarrier_expect(full(s), strips * tiles * of->unit_bytes);
         __syncwarp();
-        if (lane < strips) {
-            u32 round = lane % of.rounds, count = units(round);
-            tile += lane / of.rounds;
-            const char* from = of.at + (u64)(tile / of.v) * of.pitch + tile % of.v * of.up + (u64)(first + round * FAR) * of.unit_bytes;
-            if (count) bulk_copy(bytes(s) + lane * (UNITS * of.unit_bytes), from, count * of.unit_bytes, full(s));
+        if (tile < tiles && units(round)) {
+            u32 at = next.tile + tile;
+            const char* from = of->at + (u64)(at >> of->swiglu) * of->pitch + (at & of->swiglu) * of->up +
+                               (u64)((next.step + round * 4) * UNITS) * of->unit_bytes;
+            bulk_copy(bytes(s) + lane * (UNITS * of->unit_bytes), from, units(round) * of->unit_bytes, full(s));
         }
+        next.step += ONE ? SLOTS : 4 * rounds;
+        next.fills++;
+        if (lane == 0) next_of(s) = next;
+        __syncwarp();
     }
     // Until the stage in a slot has come.
     __device__ __forceinline__ void wait(int s) {

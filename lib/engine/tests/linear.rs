@@ -189,7 +189,7 @@ fn the_ring_is_as_long_as_shared_memory_allows() {
     };
     let of = |rows, k| [LARGE, 99 << 10].map(|shared| op(rows, k, shared));
     assert_eq!(of(1, 5120), ["10", "4"]);
-    assert_eq!(of(1, 17408), ["8", "1"]);
+    assert_eq!(of(1, 17408), ["9", "1"]);
     assert_eq!(of(8, 17408), ["6", "4"]);
     assert_eq!(of(16, 17408), ["6", "4"]);
 }

@@ -32,7 +32,7 @@ pub enum Epilogue {
 fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
     let slots = |n: u32| (n, 1280 + n * 16 * 1056 + rest);
     let tiles = |n: u32| (n, 1280 + 4 * n * 4 * 1152 + rest);
-    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { [10, 8, 4, 2, 1].map(slots).to_vec() };
+    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { (1..=10).rev().map(slots).collect() };
     all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
 }
 
@@ -90,7 +90,7 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.k.next_multiple_of(CHUNK) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
