@@ -38,20 +38,18 @@ coop_gdn(float* x, float* n, u32* counter, u64* timing, const char* gate_up, con
         op.run(p, weights, smem);
         LEAVE(0);
     }
-    {
-        GdnStep step;
-        if (b < rows * HV) step.start(g, b % HV, b / HV);
-        c.barrier();
-        ENTER(1);
-        for (u32 i = b; i < rows * HV; i += blocks) {
-            if (i != b) {
-                __syncthreads();
-                step.start(g, i % HV, i / HV);
-            }
-            step.run(g, (float*)smem);
+    GdnStep step;
+    if (b < rows * HV) step.start(g, b % HV, b / HV);
+    c.barrier();
+    ENTER(1);
+    for (u32 i = b; i < rows * HV; i += blocks) {
+        if (i != b) {
+            __syncthreads();
+            step.start(g, i % HV, i / HV);
         }
-        LEAVE(1);
+        step.run(g, (float*)smem);
     }
+    LEAVE(1);
     c.barrier();
     ENTER(2);
     Out out;

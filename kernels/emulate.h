@@ -429,10 +429,6 @@ static inline unsigned load_acquire(const unsigned* p) {
     emu::give_way(); // it stands in a loop, as a rule
     return *(const volatile unsigned*)p;
 }
-static inline void prefetch_l2(const void* p, unsigned bytes) {
-    EMU_ALIGNED(p, 16);
-    if (bytes % 16) EMU_FAIL("prefetch_l2 of %u bytes, which is no multiple of 16", bytes);
-}
 static inline unsigned long long global_timer() {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

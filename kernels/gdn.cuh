@@ -3,8 +3,8 @@
 //   c = silu(conv(u));  q̂ = q/‖q‖ · Dk^−½, k̂ = k/‖k‖;  β = sigmoid(b), α = exp(−exp(A_log) · softplus(a + dt_bias))
 //   d = β (v − α Sᵀk̂);  o = α Sᵀq̂ + d (k̂·q̂);  S ← α S + k̂ dᵀ;  y = o · rsqrt(mean(o²) + eps) · w · silu(z)
 //
-// S stays in registers between its one read, which needs nothing of this step and so comes before the wait, and its one
-// write. HK, HV, DK, DV and TAPS are defines of the unit. The convolution's inputs lie in a ring of TAPS entries by position, so that no block reads what another writes.
+// S stays in registers between its one read, which needs nothing of this step and so comes before the wait, as all does that
+// needs nothing of it, and its one write. HK, HV, DK, DV and TAPS are defines of the unit. The convolution's inputs lie in a ring of TAPS entries by position, so that no block reads what another writes.
 #pragma once
 #include "common.cuh"
 
@@ -36,10 +36,20 @@ struct GdnStep {
     static constexpr int SMEM_FLOATS = CONV + 2 * KG * DV + DV + 3 + GDN_THREADS / 32;
     static_assert(DV <= GDN_THREADS && LANES <= GDN_THREADS, "a head is wider than a block");
 
+    static constexpr int STEPS = (CONV + GDN_THREADS - 1) / GDN_THREADS; // channels of the convolution a thread has
+
     float s[PER][VEC];
+    float taps[STEPS][TAPS], past[STEPS][TAPS - 1]; // of the convolution: its weights and the tokens before this one
+    float a_log, dt_bias, weight;
     int h, row, k0, v0;
     bool active;
     float* state;
+
+    // The channel of the convolution whose output lies at `i` of q | k | v of this head.
+    __device__ __forceinline__ int channel(int i) const {
+        int kh = h / (HV / HK);
+        return i >= 2 * DK ? 2 * HK * DK + h * DV + i - 2 * DK : (i < DK ? kh * DK + i : HK * DK + kh * DK + i - DK);
+    }
 
     __device__ __forceinline__ void start(const GdnArgs& a, int head, int at) {
         h = head;
@@ -59,6 +69,21 @@ struct GdnStep {
                 s[i][0] = in ? *from : 0.0f;
             }
         }
+        u32 position = a.positions[row];
+        const float* ring = a.ring + (u64)a.slots[row] * TAPS * C;
+#pragma unroll
+        for (int n = 0; n < STEPS; n++) {
+            int i = n * GDN_THREADS + threadIdx.x;
+            int c = channel(i < CONV ? i : 0);
+#pragma unroll
+            for (int t = 0; t < TAPS; t++) taps[n][t] = a.taps[t * C + c];
+#pragma unroll
+            for (int t = 0; t < TAPS - 1; t++) // of position − TAPS + 1 + t, kept positive
+                past[n][t] = ring[(position + t + 1) % TAPS * C + c];
+        }
+        a_log = a.a_log[h];
+        dt_bias = a.dt_bias[h];
+        weight = threadIdx.x < DV ? a.norm[threadIdx.x] : 0.0f;
     }
 
     __device__ __forceinline__ void run(const GdnArgs& a, float* smem) {
@@ -66,21 +91,18 @@ struct GdnStep {
         float *part_k = v + DV, *part_q = part_k + KG * DV;
         float *d = part_q + KG * DV, *sums = d + DV, *scratch = sums + 3;
         const float* u = a.proj + (u64)row * a.ldp;
-        u32 position = a.positions[row];
-        float* ring = a.ring + (u64)a.slots[row] * TAPS * C;
-        int kh = h / (HV / HK);
-        for (int i = threadIdx.x; i < CONV; i += GDN_THREADS) {
-            bool value = i >= 2 * DK;
-            int c = value ? 2 * HK * DK + h * DV + i - 2 * DK : (i < DK ? kh * DK + i : HK * DK + kh * DK + i - DK);
-            float x = 0, now = u[c];
+        float* ring = a.ring + ((u64)a.slots[row] * TAPS + a.positions[row] % TAPS) * C;
+        float b_in = u[B + h], a_in = u[A + h], z = threadIdx.x < DV ? u[Z + h * DV + threadIdx.x] : 0.0f;
 #pragma unroll
-            for (int tap = 0; tap < TAPS - 1; tap++) {
-                u32 entry = (position + tap + 1) % TAPS; // position − TAPS + 1 + tap, kept positive
-                x += a.taps[tap * C + c] * ring[entry * C + c];
-            }
-            x += a.taps[(TAPS - 1) * C + c] * now;
-            smem[i] = silu(x);
-            if (value || h % (HV / HK) == 0) ring[position % TAPS * C + c] = now;
+        for (int n = 0; n < STEPS; n++) {
+            int i = n * GDN_THREADS + threadIdx.x;
+            if (i >= CONV) continue;
+            int c = channel(i);
+            float now = u[c], x = 0;
+#pragma unroll
+            for (int t = 0; t < TAPS - 1; t++) x += taps[n][t] * past[n][t];
+            smem[i] = silu(x + taps[n][TAPS - 1] * now);
+            if (i >= 2 * DK || h % (HV / HK) == 0) ring[c] = now;
         }
         __syncthreads();
         // Sᵀk and Sᵀq over this thread's rows, and the three inner products of q and k
@@ -115,8 +137,8 @@ struct GdnStep {
         }
         __syncthreads();
         float rq = rsqrtf(sums[0] + 1e-6f) * rsqrtf((float)DK), rk = rsqrtf(sums[1] + 1e-6f);
-        float beta = sigmoid(u[B + h]);
-        float alpha = expf(-expf(a.a_log[h]) * softplus(u[A + h] + a.dt_bias[h]));
+        float beta = sigmoid(b_in);
+        float alpha = expf(-expf(a_log) * softplus(a_in + dt_bias));
         float o = 0;
         if (threadIdx.x < DV) {
             float k_sum = 0, q_sum = 0;
@@ -130,8 +152,7 @@ struct GdnStep {
         }
         float mean = block_sum<GDN_THREADS>(o * o, scratch) / DV; // its barriers also publish d
         if (threadIdx.x < DV) {
-            float z = u[Z + h * DV + threadIdx.x];
-            a.o[(u64)row * a.ldo + h * DV + threadIdx.x] = o * rsqrtf(mean + a.eps) * a.norm[threadIdx.x] * silu(z);
+            a.o[(u64)row * a.ldo + h * DV + threadIdx.x] = o * rsqrtf(mean + a.eps) * weight * silu(z);
         }
 #pragma unroll
         for (int i = 0; i < PER; i++) {

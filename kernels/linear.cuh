@@ -54,6 +54,9 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         s.steps = (s.units + Stages::UNITS - 1) / Stages::UNITS;
         s.group = T;
         s.shift = ROUNDS == 4 ? 2 : ROUNDS - 1;
+        u32 steps = s.steps ? s.steps : 1;
+        s.far = Stages::SLOTS / steps * T;
+        s.farther = Stages::SLOTS % steps;
         s.up = (u64)all * s.pitch;
         s.at = a.w + (u64)s.tile0 * s.pitch + (u64)s.unit0 * W::UNIT;
         return s;

@@ -43,6 +43,7 @@ struct Share {
     u32 steps;         // strips of a tile
     u32 swiglu;        // 1, else 0
     u32 group, shift;  // of a stage: tiles of the matrix, and 2^shift strips of each
+    u32 far, farther;  // from a slot's stage to its next, one row: tiles, and strips of a tile
 };
 
 // The first bytes of shared memory: barriers, what comes next, how many shares there are, shares, slots.
@@ -51,7 +52,7 @@ template <int MAXROWS> struct Ring {
     static constexpr int UNITS = ONE ? 16 : 4; // of a strip, a warp each
     static constexpr int SLOTS = ONE ? RING : 4;
     static constexpr int SLOT = ONE ? 16 * 1056 : RING * 4 * 1152; // bytes, with room for the scales of packed weights
-    static constexpr int HEAD = 1280;                              // bytes before the slots
+    static constexpr int HEAD = 1536;                              // bytes before the slots
     static constexpr int BYTES = HEAD + SLOTS * SLOT;
     static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
     static_assert(520 + MAX_SHARES * sizeof(Share) <= HEAD, "the shares fit");
@@ -102,18 +103,20 @@ template <int MAXROWS> struct Ring {
         if (next.share == shares()) return;
         const Share* of = &share(next.share);
         while (next.step >= of->steps || next.tile >= of->tiles) {
-            if (next.tile < of->tiles) { // the rest of these tiles is others'
+            if (next.tile < of->tiles) { // the rest of these tiles is other slots'
                 next.tile += of->group;
                 next.step = ONE ? next.step - of->steps : s;
                 continue;
             }
-            next.share++, of++, next.tile = 0;
-            if (next.share == shares()) break;
-        }
-        if (next.share == shares()) {
-            __syncwarp();
-            if (lane == 0) next_of(s) = next;
-            return;
+            // over the end: by some strips of the next product
+            if (ONE) next.step += (next.tile - of->tiles) / of->group * of->steps;
+            next.tile = 0;
+            if (++next.share == shares()) {
+                __syncwarp();
+                if (lane == 0) next_of(s) = next;
+                return;
+            }
+            of++;
         }
         u32 left = of->tiles - next.tile, tiles = left < of->group ? left : of->group, strips = 0;
         u32 rounds = 1 << of->shift, round = lane & (rounds - 1), tile = lane >> of->shift;
@@ -131,7 +134,8 @@ template <int MAXROWS> struct Ring {
                                (u64)((next.step + round * 4) * UNITS) * of->unit_bytes;
             bulk_copy(bytes(s) + lane * (UNITS * of->unit_bytes), from, units(round) * of->unit_bytes, full(s));
         }
-        next.step += ONE ? SLOTS : 4 * rounds;
+        if (ONE) next.tile += of->far, next.step += of->farther;
+        else next.step += 4 * rounds;
         next.fills++;
         if (lane == 0) next_of(s) = next;
         __syncwarp();

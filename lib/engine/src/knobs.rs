@@ -3,7 +3,7 @@
 use cute_checkpoint::Config;
 
 /// `CUTE_PHASE_E_PATH`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PathKnob {
     /// coop where it fits, else lite
     #[default]
@@ -15,7 +15,7 @@ pub enum PathKnob {
 }
 
 /// The resolved knobs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Knobs {
     /// `CUTE_PHASE_E_FUSION`: fused paths at all
     pub fusion: bool,

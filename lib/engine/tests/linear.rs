@@ -86,6 +86,7 @@ impl Case {
             rows: rows_of,
             epilogue: self.epilogue,
             norm: false,
+            alone: false,
             shared,
         };
         let kernel = gpu.kernel(&op.unit(), "linear", op.smem()).unwrap();
@@ -182,7 +183,7 @@ fn a_short_ring_gives_the_bits_of_a_long_one() {
 #[test]
 fn the_ring_is_as_long_as_shared_memory_allows() {
     let op = |rows, k, shared| {
-        let op = Linear { k, pieces: 1, rows, epilogue: Epilogue::Store, norm: false, shared };
+        let op = Linear { k, pieces: 1, rows, epilogue: Epilogue::Store, norm: false, alone: false, shared };
         let length = op.unit().defines.iter().find(|(name, _)| *name == "RING").unwrap().1.clone();
         assert!(op.smem() <= shared, "{} of {shared} bytes", op.smem());
         length

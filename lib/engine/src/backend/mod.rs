@@ -16,6 +16,7 @@ pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
 use crate::Error;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Path};
+use crate::knobs::Knobs;
 use crate::rope::Rope;
 use cute_checkpoint::{Config, Format, Tensor, Weight};
 
@@ -223,9 +224,15 @@ pub trait Backend: Sized {
     fn read(&self, buf: &Self::Buf, rows: usize) -> Result<Vec<f32>, Error>;
 
     /// Runs the operations of one step, `ops`, which returns what each attention layer did. A device may record
-    /// them under the step's shape and the `intent` of its layers, and later replay the recording instead.
-    fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
-        let _ = (batch, intent);
+    /// them under the step's shape, the `intent` of its layers and the `knobs`, and later replay the recording instead.
+    fn step(
+        &self,
+        batch: &Batch,
+        intent: &[Decision],
+        knobs: &Knobs,
+        ops: &mut StepOps<'_>,
+    ) -> Result<Vec<Path>, Error> {
+        let _ = (batch, intent, knobs);
         ops()
     }
 

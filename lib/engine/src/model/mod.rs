@@ -93,7 +93,8 @@ impl<B: Backend> Model<B> {
         let intent: Vec<Decision> = attention().map(|i| dispatcher.decide(backend, i, batch)).collect();
         let wanted = batch.logit_rows.len();
         let step = Step { b: backend, batch, rope: &self.rope };
-        let outcomes = backend.step(batch, &intent, &mut || {
+        let knobs = dispatcher.config().clone();
+        let outcomes = backend.step(batch, &intent, &knobs, &mut || {
             let mut decisions = intent.iter();
             let mut outcomes = Vec::with_capacity(intent.len());
             backend.embed(&mut scratch.x, &self.embed_tokens, &batch.tokens)?;

@@ -36,6 +36,7 @@ use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::fault::Fault;
+use crate::knobs::Knobs;
 use arena::Arena;
 use batch::DeviceBatch;
 use cute_checkpoint::Config;
@@ -67,6 +68,8 @@ struct StepKey {
     rows: usize,
     logit_rows: usize,
     paths: Vec<Path>,
+    /// splits, timings and layers that fuse without a path of their own
+    knobs: Knobs,
 }
 
 /// A recorded step, and the paths its attention layers took.
@@ -241,6 +244,7 @@ impl Cuda {
         &self,
         batch: &Batch,
         intent: &[Decision],
+        knobs: &Knobs,
         ops: &mut super::StepOps<'_>,
     ) -> Result<Vec<Path>, Error> {
         self.kind.set(batch.kind);
@@ -255,6 +259,7 @@ impl Cuda {
             rows: batch.rows(),
             logit_rows: batch.logit_rows.len(),
             paths: intent.iter().map(|d| d.path).collect(),
+            knobs: knobs.clone(),
         };
         let known = self.graphs.borrow().get(&key).cloned();
         match known {

@@ -10,6 +10,7 @@ use crate::backend::{
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
+use crate::knobs::Knobs;
 use cute_checkpoint::{Config, Tensor};
 use cute_records::digest::Hasher;
 use std::ops::Range;
@@ -31,6 +32,7 @@ impl Cuda {
             rows: Linear::rows_for(rows),
             epilogue,
             norm: norm.is_some(),
+            alone: Linear::is_alone(epilogue, w.n),
             shared: self.gpu().shared_memory(),
         };
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
@@ -196,8 +198,14 @@ impl Backend for Cuda {
         self.gpu().download(bytemuck::cast_slice_mut(&mut padded), buf.at)?;
         Ok(padded.chunks_exact(buf.ld).flat_map(|row| &row[..buf.width]).copied().collect())
     }
-    fn step(&self, batch: &Batch, intent: &[Decision], ops: &mut StepOps<'_>) -> Result<Vec<Path>, Error> {
-        self.run_step(batch, intent, ops)
+    fn step(
+        &self,
+        batch: &Batch,
+        intent: &[Decision],
+        knobs: &Knobs,
+        ops: &mut StepOps<'_>,
+    ) -> Result<Vec<Path>, Error> {
+        self.run_step(batch, intent, knobs, ops)
     }
 
     fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {

@@ -30,8 +30,8 @@ pub enum Epilogue {
 /// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
 /// bytes of a block: `RING` in ring.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
 fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
-    let slots = |n: u32| (n, 1280 + n * 16 * 1056 + rest);
-    let tiles = |n: u32| (n, 1280 + 4 * n * 4 * 1152 + rest);
+    let slots = |n: u32| (n, 1536 + n * 16 * 1056 + rest);
+    let tiles = |n: u32| (n, 1536 + 4 * n * 4 * 1152 + rest);
     let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { (1..=10).rev().map(slots).collect() };
     all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
 }
@@ -54,11 +54,18 @@ pub struct Linear {
     pub epilogue: Epilogue,
     /// the input is normed first
     pub norm: bool,
+    /// no block of `gdn_step` shares its multiprocessor: all registers are its own
+    pub alone: bool,
     /// bytes of shared memory that a block can have
     pub shared: u32,
 }
 
 impl Linear {
+    /// Whether a product of `n` outputs runs alone: gate and up, which `gdn_step` neither follows nor goes before, and
+    /// lm_head, which has so many.
+    pub fn is_alone(epilogue: Epilogue, n: usize) -> bool {
+        epilogue == Epilogue::Swiglu || n >= 1 << 16
+    }
     /// Rows a launch of this unit takes, for a batch of `rows`.
     pub fn rows_for(rows: usize) -> usize {
         match rows {
@@ -77,6 +84,7 @@ impl Linear {
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
+                ("BLOCKS", if self.alone || self.rows > 1 { "1" } else { "2" }.into()),
                 ("RING", self.ring().0.to_string()),
             ],
         }
@@ -315,7 +323,7 @@ impl Coop {
     /// Shared memory beside the ring of a product with `k` inputs in a layer.
     fn product(&self, k: usize) -> u32 {
         let (pieces, rows, shared) = (self.pieces, self.rows, self.shared);
-        Linear { k, pieces, rows, epilogue: Epilogue::Store, norm: false, shared }.scratch()
+        Linear { k, pieces, rows, epilogue: Epilogue::Store, norm: false, alone: true, shared }.scratch()
     }
     /// `mlp` and its shared memory.
     pub fn mlp(&self) -> (Unit, u32) {
@@ -376,10 +384,16 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear =
-            |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1, shared }.unit();
-        all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
-        all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
+        let linear = |k, n, epilogue, norm| {
+            let (norm, alone) = (norm && rows == 1, Linear::is_alone(epilogue, n));
+            Linear { k, pieces, rows, epilogue, norm, alone, shared }.unit()
+        };
+        all.extend([
+            linear(h, 2 * i, Epilogue::Swiglu, true),
+            linear(h, c.vocab_size, Epilogue::Store, true),
+        ]);
+        all.extend([g.width(), a.width()].map(|n| linear(h, n, Epilogue::Store, true)));
+        all.extend([heads, values, i].map(|k| linear(k, h, Epilogue::Add, false)));
         let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false, shared };
         all.push(coop.mlp().0);
         if linear_attention {
