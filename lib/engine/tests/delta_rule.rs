@@ -7,6 +7,7 @@ mod testing;
 
 use common::{golden_models, random_floats};
 use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor};
+use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, DeltaGate, DeltaNet, GdnShape, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
@@ -74,7 +75,7 @@ fn outputs<B: Backend>(backend: &B, config: &Config, lens: &[usize], cut: usize)
             backend.gated_delta_net(&mut o, &mut qkv, &proj, &args, &mut cache, &batch)?;
             Ok(vec![])
         };
-        backend.step(&batch, &[], &mut run).unwrap();
+        backend.step(&batch, &[], &Knobs::default(), &mut run).unwrap();
         let read = backend.read(&o, batch.rows()).unwrap();
         for s in &batch.segments {
             all[s.owner as usize].extend(&read[s.row * values..(s.row + s.len) * values]);

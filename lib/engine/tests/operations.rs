@@ -6,6 +6,7 @@ mod common;
 mod testing;
 
 use cute_checkpoint::{Dtype, Tensor};
+use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
@@ -33,7 +34,10 @@ fn rows<B: Backend>(b: &B, t: &Tensor) -> B::Buf {
     let table = b.matrix(std::slice::from_ref(t)).unwrap();
     let mut buf = b.buf(n, t.shape[1]).unwrap();
     let batch = batch(n);
-    b.step(&batch, &[], &mut || b.embed(&mut buf, &table, &batch.tokens).map(|()| Vec::new())).unwrap();
+    b.step(&batch, &[], &Knobs::default(), &mut || {
+        b.embed(&mut buf, &table, &batch.tokens).map(|()| Vec::new())
+    })
+    .unwrap();
     buf
 }
 
