@@ -9,7 +9,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 /// Fields that say where and how the checkpoint was loaded, not what it is.
-const CIRCUMSTANCES: [&str; 5] = ["path", "plan", "non_finite", "files", "digest"];
+const CIRCUMSTANCES: [&str; 7] = ["path", "repository", "revision", "plan", "non_finite", "files", "digest"];
 
 /// Why a stream holds no record to compare with.
 #[derive(Debug, thiserror::Error)]

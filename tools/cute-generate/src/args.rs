@@ -24,8 +24,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = "cute-generate", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Checkpoint directory; without it a model record is read from stdin
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, or the name of a model in the Hugging Face cache; without it a model record is read from stdin
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     /// Prompts, one JSON object a line; without it they are read from stdin
     #[arg(long, value_name = "FILE")]

@@ -56,7 +56,9 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         (Some(checkpoint), _) => checkpoint,
         (None, Some(model)) => Checkpoint::open(model.path.as_ref())?,
         (None, None) => {
-            bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
+            bail!(
+                "no model: give --model DIR or --model ORG/NAME, or a model record on stdin (cute-load DIR | cute-generate …)"
+            )
         }
     };
     if input.prompts.is_empty() && args.probes.probe.is_empty() {

@@ -7,6 +7,7 @@ mod chat;
 mod forms;
 mod golden;
 mod hostile;
+mod hub;
 mod packings;
 mod published;
 mod rendered;

@@ -54,8 +54,14 @@ pub struct Run {
 /// `model`: a checkpoint, checked by `cute-load`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
-    /// directory of the checkpoint, as given
+    /// directory of the checkpoint: as given, or where a name was found
     pub path: String,
+    /// repository of the hub, when the directory is a snapshot of the Hugging Face cache
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// commit of that repository
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// sha256 over the digests of every file that defines the model
     pub digest: String,
     /// first of `architectures`
