@@ -87,9 +87,10 @@ impl Tokenizer {
         }
     }
 
-    /// Decodes token by token.
-    pub fn stream(&self) -> Detokenizer<'_> {
-        Detokenizer { tokenizer: self, ids: Vec::new(), given: 0, context: 0 }
+    /// Whether a token has no part in any text: a special one, or an id without a token.
+    fn is_silent(&self, id: u32) -> bool {
+        let special = |token: String| self.inner.get_added_vocabulary().is_special_token(&token);
+        self.inner.id_to_token(id).is_none_or(special)
     }
 
     fn error(&self, e: &tokenizers::Error) -> Error {
@@ -126,10 +127,9 @@ fn check_added(tokenizer: &tokenizers::Tokenizer, text: &[u8]) -> Result<(), tok
 }
 
 /// Text of a growing list of token ids. What it yields, put together, is what [`Tokenizer::decode`] makes of
-/// the whole list; it never yields half a character.
-#[derive(Debug)]
-pub struct Detokenizer<'a> {
-    tokenizer: &'a Tokenizer,
+/// the whole list; it never yields half a character. Every call must be given the same tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct Detokenizer {
     /// the last tokens: some whose text is complete, as context, then those that are not
     ids: Vec<u32>,
     /// bytes of their text that were yielded already
@@ -138,51 +138,55 @@ pub struct Detokenizer<'a> {
     context: usize,
 }
 
-impl Detokenizer<'_> {
+impl Detokenizer {
     /// Takes the next token and yields the text that became certain, often none.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn push(&mut self, id: u32) -> Result<String, Error> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, Error> {
+        if tokenizer.is_silent(id) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
+        let text = tokenizer.decode(&self.ids)?;
         // Only the last character can still change: it may be the start of one that is not complete.
         let certain = text.strip_suffix(REPLACEMENT).unwrap_or(&text);
         let out = certain.get(self.given..).unwrap_or_default().to_owned();
         self.given = self.given.max(certain.len());
         if certain.len() == text.len() {
-            self.forget(self.ids.len())?;
+            self.forget(tokenizer)?;
         } else if self.ids.len() >= WINDOW {
-            self.forget_garbage(&text)?;
+            self.forget_garbage(tokenizer, &text)?;
         }
         Ok(out)
     }
 
-    /// Ends the stream and yields what was held back.
+    /// Ends the stream and yields what was held back: bytes that have not become a character, as U+FFFD.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn finish(self) -> Result<String, Error> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        Ok(text.get(self.given..).unwrap_or_default().to_owned())
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
+        let Detokenizer { ids, given, .. } = std::mem::take(self);
+        let text = tokenizer.decode(&ids)?;
+        Ok(text.get(given..).unwrap_or_default().to_owned())
     }
 
-    /// All text up to `n` tokens was yielded: keeps the tokens since the last such moment, as context for
-    /// decoders that treat the first token of a text differently.
-    fn forget(&mut self, n: usize) -> Result<(), Error> {
+    /// All text was yielded: keeps the tokens since the last such moment, as context for decoders that treat the first
+    /// token of a text differently.
+    fn forget(&mut self, tokenizer: &Tokenizer) -> Result<(), Error> {
         self.ids.drain(..self.context);
-        self.context = n - self.context;
-        self.given = self.tokenizer.decode(&self.ids)?.len();
+        self.context = self.ids.len();
+        self.given = tokenizer.decode(&self.ids)?.len();
         Ok(())
     }
 
     /// Bytes that never become a character would make the window grow without end. Where the text of two
     /// halves is the text of the whole, no character spans them.
-    fn forget_garbage(&mut self, text: &str) -> Result<(), Error> {
+    fn forget_garbage(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<(), Error> {
         for cut in (1..self.ids.len()).rev() {
             let (head, tail) = self.ids.split_at(cut);
-            let (head, tail) = (self.tokenizer.decode(head)?, self.tokenizer.decode(tail)?);
-            if !tail.is_empty() && head.len() + tail.len() == text.len() && head.len() <= self.given {
+            let (head, tail) = (tokenizer.decode(head)?, tokenizer.decode(tail)?);
+            if !tail.is_empty() && text.strip_prefix(&head) == Some(&tail) && head.len() <= self.given {
                 self.ids.drain(..cut);
                 (self.given, self.context) = (self.given - head.len(), 0);
                 return Ok(());

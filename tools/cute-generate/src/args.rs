@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --stream --stop '####' | jq -j 'select(.type==\"chunk\").text'
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
   cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
   cute-generate --model examples/tiny-hybrid --probe aba,canary --storm cancel,preempt --storm-seed 7 </dev/null | cute-audit
@@ -69,12 +70,18 @@ pub struct Args {
     /// The i-th prompt samples with seed + i, in every run
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
-    /// A text that ends the reply; may be repeated
+    /// A text that ends the reply, which ends before it; may be repeated
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub stop: Vec<String>,
+    /// The reply keeps the stop string that ended it
+    #[arg(long, help_heading = "Sampling")]
+    pub include_stop_str_in_output: bool,
     /// Go on after an end-of-sequence token
     #[arg(long, help_heading = "Sampling")]
     pub ignore_eos: bool,
+    /// Write a `chunk` record for every new piece of text, as soon as nothing can change it any more
+    #[arg(long, help_heading = "Output")]
+    pub stream: bool,
     /// Write the generated token ids
     #[arg(long, help_heading = "Output")]
     pub token_ids: bool,
@@ -285,6 +292,10 @@ impl Args {
             repetition_penalty: over.repetition_penalty.unwrap_or(self.repetition_penalty),
             seed: over.seed.unwrap_or_else(|| self.seed.wrapping_add(index)),
             stop: over.stop.clone().unwrap_or_else(|| self.stop.clone()),
+            include_stop_str_in_output: over
+                .include_stop_str_in_output
+                .unwrap_or(self.include_stop_str_in_output),
+            stream: self.stream,
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
         }

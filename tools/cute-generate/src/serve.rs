@@ -12,7 +12,7 @@ use cute_engine::backend::Backend;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Chunk, Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -149,8 +149,16 @@ impl<'a, B: Backend> Server<'a, B> {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
             };
+            // by request, so that a resumed run, which repeats some and computes the others, writes them in the same order
+            events.sort_by_key(|event| if let Event::Chunk(c) = event { (0, c.ordinal) } else { (1, 0) });
             for event in events {
                 match event {
+                    Event::Chunk(chunk) => {
+                        let ticket = tickets.get(&chunk.ordinal).filter(|_| !self.probes.asks(chunk.ordinal));
+                        if let Some(Ticket { run, index, .. }) = ticket {
+                            out.write(&Record::Chunk(Chunk { run: *run, index: *index, ..chunk }))?;
+                        }
+                    }
                     Event::Finding(finding) => {
                         self.guard_findings += 1;
                         self.report_findings([finding], out)?;
@@ -160,9 +168,10 @@ impl<'a, B: Backend> Server<'a, B> {
                         let ordinal = reply.request.ordinal;
                         self.probes.read(ordinal, &reply.token_ids);
                         if let Some(ticket) = tickets.remove(&ordinal) {
+                            let token_ids = self.args.stream.then(|| reply.token_ids.clone());
                             let completion =
                                 output::completion(&ticket_base(&ticket, ordinal), *reply, self.args);
-                            done.insert(ordinal, journal.reply(completion, before)?);
+                            done.insert(ordinal, journal.reply(completion, token_ids, before)?);
                         }
                     }
                 }

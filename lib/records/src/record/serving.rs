@@ -219,6 +219,9 @@ pub struct SamplingOverrides {
     /// texts that end the reply
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Vec<String>>,
+    /// the reply keeps the stop string that ended it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_stop_str_in_output: Option<bool>,
 }
 
 /// Why a reply ended.
@@ -258,6 +261,9 @@ pub struct Completion {
     /// why it ended
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
+    /// the stop string that ended it; absent after an end-of-sequence token
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
     /// the reply
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -339,6 +345,32 @@ pub struct TokenLogprob {
     pub id: u32,
     /// natural logarithm of its probability
     pub logprob: Num,
+}
+
+/// `chunk`: what a reply has grown by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Chunk {
+    /// name of the request
+    pub id: String,
+    /// which repetition of the prompt set, 0-based
+    pub run: u64,
+    /// position within the run, 0-based
+    pub index: u64,
+    /// position over the whole stream, 0-based
+    pub ordinal: u64,
+    /// position within the reply, 0-based
+    pub part: u64,
+    /// what the text has grown by; empty at most in the last chunk; absent when the model has no tokenizer
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// tokens generated since the chunk before
+    pub token_ids: Vec<u32>,
+    /// why the reply ended: in its last chunk, and in no other
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
+    /// the stop string that ended it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
 }
 
 /// `state`: one event in the life of a state slot or a KV page.
