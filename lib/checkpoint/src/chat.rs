@@ -4,13 +4,15 @@
 //! (`tojson`, printed floats and truth values), the Python behaviour is put in its place.
 
 mod python;
+mod source;
+mod strings;
 mod time;
 
 use crate::Error;
 use crate::json::line;
 use crate::keys::{Keys, MAX_TEXT, object, read_text};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value as Jinja};
+use minijinja::value::{Kwargs, Rest, Serde, Value as Jinja};
 use minijinja::{Environment, ErrorKind, State};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -84,6 +86,11 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", python::string);
+        environment.add_filter("int", strings::int);
+        environment.add_filter("float", strings::float);
+        environment.add_filter("striptags", minijinja_contrib::filters::striptags);
+        environment.add_function("cycler", |items: Rest<Jinja>| minijinja_contrib::globals::cycler(items.0));
+        environment.add_function("joiner", minijinja_contrib::globals::joiner);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| time::strftime(SystemTime::now(), &format));
         compile(&mut environment, file, &source)?;
@@ -138,7 +145,7 @@ fn compile(environment: &mut Environment<'static>, file: &str, source: &str) -> 
     if signs > MAX_SIGNS {
         return Err(refuse(format!("{signs} signs of ~ + - * / %: expected at most {MAX_SIGNS}")));
     }
-    let text = without_generation_tags(source);
+    let text = source::prepared(source);
     let compiled = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
         let compiler = thread.spawn_scoped(scope, || environment.add_template_owned(NAME, text))?;
@@ -205,7 +212,7 @@ fn tojson(
             Some(yes) => yes,
             None => ensure_ascii.unwrap_or(false),
         },
-        indent: kwargs.get("indent")?,
+        indent: kwargs.get::<Option<Jinja>>("indent")?.map(indent).transpose()?,
         separators: kwargs.get::<Option<Vec<String>>>("separators")?,
         sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
@@ -213,24 +220,14 @@ fn tojson(
     python::dumps(value, &style, state)
 }
 
-/// `{% generation %}` marks replies for training; for rendering it is a block that is always
-/// taken.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let Some(inside) = rest[open + 2..].find("%}") else { break };
-        let len = inside + 2;
-        let (before, tag) = (&rest[..open], &rest[open..open + len + 2]);
-        let inner = tag[2..len].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        out.push_str(before);
-        match inner {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[open + len + 2..];
-    }
-    out.push_str(rest);
-    out
+/// What a level is indented by: a string, or so many spaces.
+fn indent(value: Jinja) -> Result<String, minijinja::Error> {
+    const MOST: usize = 64;
+    let wide = match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(usize::try_from(value)?.min(MOST + 1)),
+    };
+    let message = format!("tojson: indent is wider than {MOST}");
+    let fits = wide.len() <= MOST;
+    fits.then_some(wide).ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
