@@ -8,7 +8,7 @@ use crate::shards::{Located, Shards};
 use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::weight::{Format, Weight};
-use crate::{Error, digest, hub, refuse};
+use crate::{Error, digest, hub, refuse, tokenizer};
 use cute_records::Count;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -71,7 +71,10 @@ impl Checkpoint {
         let (dir, names) = (dir.as_path(), entries(&dir)?);
         refuse::directory(dir, &names)?;
         origin.as_ref().map_or(Ok(()), |origin| origin.check(dir, &names))?;
-        let (config, quantization) = read_config(dir)?;
+        let (mut config, quantization) = read_config(dir)?;
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids.extend(tokenizer::eos(dir, config.vocab_size)?);
+        }
         let shards = Shards::open(dir, &names)?;
         let texts = digest::texts(dir, &names)?;
         let mut out = Checkpoint {

@@ -366,7 +366,7 @@ pub enum Error {
     Template {
         /// path of the file
         file: String,
-        /// ` line N`, where that is known
+        /// the template's name, when it is not the default one, and ` line N`, where that is known
         line: String,
         /// what it says
         reason: String,

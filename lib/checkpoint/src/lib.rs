@@ -43,6 +43,7 @@ mod refuse;
 pub mod scan;
 mod shards;
 mod source;
+mod special;
 pub mod tensor;
 pub mod tokenizer;
 pub mod verify;

@@ -2,6 +2,7 @@
 
 use crate::json::{self, line, reason, short};
 use crate::keys::{MAX_TOKENIZER, read_text};
+use crate::special::SpecialTokens;
 use crate::{Config, Error};
 use std::path::Path;
 
@@ -20,10 +21,10 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Opens tokenizer.json of a directory; `None` when there is none. Truncation and padding settings of
-    /// the file are switched off: a prompt is never cut silently.
+    /// the file are switched off: a prompt is never cut silently. Tokens that tokenizer_config.json names are special.
     ///
     /// # Errors
-    /// When the file is there and cannot be used.
+    /// When the file is there and cannot be used, or disagrees with tokenizer_config.json.
     pub fn open(dir: &Path) -> Result<Option<Tokenizer>, Error> {
         let path = dir.join("tokenizer.json");
         let Some(text) = read_text(&path, MAX_TOKENIZER)? else { return Ok(None) };
@@ -36,6 +37,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
         check_added(&inner, &text).map_err(fail)?;
+        SpecialTokens::open(dir)?.apply(&mut inner)?;
         let largest = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
         let Some(largest) = largest else {
             return Err(Error::Tokenizer { file, reason: "it has no tokens".to_owned() });
@@ -48,7 +50,20 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no token for some of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(&e))?;
+        self.ids(text, false)
+    }
+
+    /// Token ids of a text that no template has made, with the special tokens that tokenizer.json's `post_processor` puts
+    /// around it, such as a first one.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for some of it.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, Error> {
+        self.ids(text, true)
+    }
+
+    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, around).map_err(|e| self.error(&e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -96,6 +111,14 @@ impl Tokenizer {
     fn error(&self, e: &tokenizers::Error) -> Error {
         Error::Tokenizer { file: self.file.clone(), reason: line(&e.to_string()) }
     }
+}
+
+/// The id of `eos_token` of tokenizer_config.json, for a model whose configs name none.
+pub(crate) fn eos(dir: &Path, vocab_size: usize) -> Result<Option<u32>, Error> {
+    let tokens = SpecialTokens::open(dir)?;
+    let Some(token) = tokens.get("eos_token") else { return Ok(None) };
+    let id = Tokenizer::open(dir)?.and_then(|t| t.id(token));
+    Ok(id.filter(|id| (*id as usize) < vocab_size))
 }
 
 /// The library numbers added tokens anew where the file's own number is not the next one; that would be another

@@ -48,6 +48,12 @@ pub struct Args {
     /// Send questions and prompts as a user's message through the chat template
     #[arg(long)]
     pub chat: bool,
+    /// Variables for the chat template, e.g. '{"enable_thinking": false}'; a request's own come on top
+    #[arg(long, value_name = "JSON", value_parser = kwargs)]
+    pub chat_template_kwargs: Option<Kwargs>,
+    /// Which of several chat templates to take [default: tool_use for requests with tools, else default]
+    #[arg(long, value_name = "NAME")]
+    pub chat_template: Option<String>,
 
     /// Most tokens of a reply
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Sampling")]
@@ -185,6 +191,13 @@ pub struct Args {
     pub list_faults: bool,
 }
 
+/// Variables by name.
+pub type Kwargs = serde_json::Map<String, serde_json::Value>;
+
+fn kwargs(text: &str) -> Result<Kwargs, String> {
+    serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))
+}
+
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum KvCacheDtype {
@@ -276,6 +289,9 @@ impl Args {
         config.resolve("dispatch_log", engine.knobs.dispatch_log);
         config.resolve("region_timing", engine.knobs.region_timing);
         config.resolve("coop_gdn", engine.knobs.coop_gdn);
+        if let Some(kwargs) = &self.chat_template_kwargs {
+            config.resolve("chat_template_kwargs", json!(kwargs));
+        }
         config.resolve("runs", self.runs);
         config.resolve("max_tokens", self.max_tokens);
         config.resolve("temperature", f64::from(self.temperature));

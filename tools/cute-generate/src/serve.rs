@@ -5,7 +5,7 @@ use crate::journal::{Journal, Spent};
 use crate::output;
 use crate::probe::Probes;
 use crate::storm::{Blow, Storm};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
 use cute_engine::backend::Backend;
@@ -14,7 +14,7 @@ use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
 use cute_records::{Chunk, Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -257,30 +257,45 @@ impl<'a, B: Backend> Server<'a, B> {
     }
 
     fn tokens(&self, prompt: &Prompt) -> anyhow::Result<Vec<u32>> {
+        let templated = prompt.prompt_token_ids.is_none() && (prompt.messages.is_some() || self.args.chat);
+        for (given, name) in [
+            (prompt.tools.is_some(), "tools"),
+            (prompt.chat_template_kwargs.is_some(), "chat_template_kwargs"),
+        ] {
+            ensure!(templated || !given, "{name} is for the chat template: expected messages, or --chat");
+        }
         if let Some(ids) = &prompt.prompt_token_ids {
             return Ok(ids.clone());
         }
         let tokenizer =
             self.tokenizer.as_ref().context("the model has no tokenizer.json: expected prompt_token_ids")?;
-        let text = match (&prompt.messages, &prompt.prompt, &prompt.question) {
-            (Some(messages), ..) => self.render(messages)?,
-            (_, Some(text), _) if self.args.chat => {
-                self.render(&[json!({"role": "user", "content": text})])?
-            }
-            (_, Some(text), _) => text.clone(),
-            (.., Some(question)) if self.args.chat => {
-                self.render(&[json!({"role": "user", "content": question})])?
-            }
-            (.., Some(question)) => self.args.question_template.replace("{question}", question),
+        let user = |text: &String| vec![json!({"role": "user", "content": text})];
+        let messages = match (&prompt.messages, prompt.prompt.as_ref().or(prompt.question.as_ref())) {
+            (Some(messages), _) => Some(messages.clone()),
+            (None, text) => text.filter(|_| self.args.chat).map(user),
+        };
+        if let Some(messages) = messages {
+            return Ok(tokenizer.encode(&self.render(&messages, prompt)?)?);
+        }
+        let text = match (&prompt.prompt, &prompt.question) {
+            (Some(text), _) => text.clone(),
+            (_, Some(question)) => self.args.question_template.replace("{question}", question),
             _ => String::new(),
         };
-        Ok(tokenizer.encode(&text)?)
+        Ok(tokenizer.encode_whole(&text)?)
     }
 
-    fn render(&self, messages: &[serde_json::Value]) -> anyhow::Result<String> {
+    fn render(&self, messages: &[Value], prompt: &Prompt) -> anyhow::Result<String> {
         let template =
             self.template.as_ref().context("the model has no chat template: expected prompt or question")?;
-        Ok(template.render(messages, true)?)
+        let mut variables = self.args.chat_template_kwargs.clone().unwrap_or_default();
+        variables.extend(prompt.chat_template_kwargs.clone().into_iter().flatten());
+        for name in ["messages", "tools", "add_generation_prompt"] {
+            let given = variables.contains_key(name);
+            ensure!(!given, "chat_template_kwargs holds {name}, which is no variable of its own");
+        }
+        variables.extend(prompt.tools.clone().map(|tools| ("tools".to_owned(), Value::Array(tools))));
+        Ok(template.render_with(messages, true, &variables)?)
     }
 
     /// Writes the `timing` records, and one line for people. What a resumed run that was stopped before it had caught

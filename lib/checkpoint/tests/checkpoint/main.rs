@@ -11,6 +11,7 @@ mod hub;
 mod packings;
 mod published;
 mod rendered;
+mod special;
 mod streams;
 mod tiny;
 mod trained;

@@ -175,6 +175,12 @@ pub struct Prompt {
     /// chat messages, rendered by the model's template
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
+    /// tools that the template offers to the model, as JSON schemas
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Value>>,
+    /// variables for the template, such as `enable_thinking`, over those of `--chat-template-kwargs`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, Value>>,
     /// token ids, sent as they are; needs no tokenizer
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
