@@ -162,4 +162,32 @@ mod tests {
         check(&["bc", "bcd"], &["abcd"], &["a"], Some("bc"));
         check(&["bcdef", "cd"], &["ab", "c", "d"], &["a", "b"], Some("cd"));
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn chunks_are_never_taken_back_and_no_stop_string_is_left_in_the_text(
+            pieces in prop::collection::vec("[ab好]{0,3}", 0..12),
+            stops in prop::collection::vec("[ab好]{1,4}", 0..3),
+            include in any::<bool>(),
+        ) {
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (chunks, text, stopped) = feed(&stops, include, &pieces);
+            let whole = pieces.concat();
+            prop_assert!(whole.starts_with(&text));
+            prop_assert_eq!(chunks.concat(), text.clone());
+            let contained = stops.iter().any(|stop| whole.contains(stop));
+            prop_assert_eq!(stopped.is_some(), contained);
+            match stopped {
+                None => prop_assert_eq!(text, whole),
+                Some(stop) => {
+                    let before = if include { text.strip_suffix(&stop).unwrap() } else { &text };
+                    prop_assert!(whole[before.len()..].starts_with(&stop));
+                    prop_assert!(stops.iter().all(|s| !before.contains(s)), "{before:?}");
+                }
+            }
+        }
+    }
 }
