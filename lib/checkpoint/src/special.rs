@@ -4,10 +4,11 @@
 //! where the two disagree, nobody knows which the model was trained with.
 
 use crate::Error;
-use crate::json::short;
+use crate::json::{line, short};
 use crate::keys::{Keys, MAX_TEXT, object, read_text};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -74,33 +75,41 @@ impl SpecialTokens {
     /// When the files disagree about a token, or the first or last token of a text is none of the vocabulary.
     pub fn apply(&self, tokenizer: &mut Tokenizer) -> Result<(), Error> {
         let keys = self.keys();
+        let added: BTreeMap<u32, AddedToken> = tokenizer.get_added_tokens_decoder().into_iter().collect();
         if let Some(decoder) = keys.object("added_tokens_decoder")? {
             for (id, value) in decoder {
-                self.agrees(tokenizer, id, value)?;
+                self.agrees(tokenizer, &added, id, value)?;
             }
         }
+        let mut special = Vec::new();
         for (name, text) in self.named() {
-            let Some(id) = tokenizer.token_to_id(text) else {
-                if matches!(name, "bos_token" | "eos_token") {
+            match tokenizer.token_to_id(text) {
+                None if matches!(name, "bos_token" | "eos_token") => {
                     return Err(keys.wrong(name, format!("{:?}", short(text)), "a token of tokenizer.json"));
                 }
-                continue;
-            };
-            if !tokenizer.get_added_vocabulary().is_special_token(text) {
-                let mut token = tokenizer.get_added_tokens_decoder().remove(&id);
-                let token = token.get_or_insert_with(|| AddedToken::from(text.to_owned(), true));
-                token.special = true;
-                tokenizer.add_special_tokens([token.clone()]).map_err(|e| Error::Tokenizer {
-                    file: self.file.clone(),
-                    reason: format!("{name} {:?}: {e}", short(text)),
-                })?;
+                Some(id) if !tokenizer.get_added_vocabulary().is_special_token(text) => {
+                    let token = added.get(&id).cloned();
+                    let mut token = token.unwrap_or_else(|| AddedToken::from(text.to_owned(), true));
+                    token.special = true;
+                    special.push(token);
+                }
+                _ => {}
             }
         }
-        Ok(())
+        tokenizer
+            .add_special_tokens(special)
+            .map(|_| ())
+            .map_err(|e| Error::Tokenizer { file: self.file.clone(), reason: line(&e.to_string()) })
     }
 
     /// Whether tokenizer.json has an added token under the same id, with the same flags.
-    fn agrees(&self, tokenizer: &Tokenizer, id: &str, value: &Value) -> Result<(), Error> {
+    fn agrees(
+        &self,
+        tokenizer: &Tokenizer,
+        added: &BTreeMap<u32, AddedToken>,
+        id: &str,
+        value: &Value,
+    ) -> Result<(), Error> {
         let keys = Keys { prefix: "added_tokens_decoder.", ..self.keys() };
         let expected = "an added token: an object with `content` under its id";
         let bad = || keys.bad(id, value, expected);
@@ -108,8 +117,7 @@ impl SpecialTokens {
         let number = id.parse::<u32>().map_err(|_| bad())?;
         let content = short(&said.content);
         let refuse = |reason: String| Err(keys.wrong(id, format!("{content:?}"), &reason));
-        let there = tokenizer.get_added_tokens_decoder();
-        match (there.get(&number), tokenizer.token_to_id(&said.content)) {
+        match (added.get(&number), tokenizer.token_to_id(&said.content)) {
             (_, None) => refuse("a token of tokenizer.json, which has none of that name".to_owned()),
             (_, Some(other)) if other != number => {
                 refuse(format!("tokenizer.json's id for it, which is {other}"))
