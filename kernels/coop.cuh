@@ -1,7 +1,7 @@
 // coop: a whole layer in one cooperative launch, phases with a grid barrier between them.
 //
-// Every block streams its share of every matrix; the first weights of a product are asked for as soon as the ring has
-// room, phases ahead of the product. What phases need beside the ring lies behind it. Workspaces need no reset: a phase
+// Every block streams its share of every matrix; the ring fills with the weights of the next product while the last sums of
+// one are added and the barrier is waited for. What phases need beside the ring lies behind it. Workspaces need no reset: a phase
 // writes every element that a later one reads. The barrier's counter starts at zero, which the step's first kernel (embed)
 // sees to.
 #pragma once
@@ -57,12 +57,11 @@ struct Coop {
 };
 
 // x += down(silu(g) · u) with [g | u] = gate_up(norm(x)): the last two phases of every layer.
-// `gate` has been started before the barrier that made x whole.
 typedef Ring<ROWS> Stages;
-typedef Linear<HIDDEN, SPLITS, ROWS, SWIGLU, ROWS == 1> GateUp;
-typedef Linear<INTERMEDIATE, SPLITS, ROWS, ADD, false> Down;
+typedef Linear<GATE_UP, HIDDEN, ROWS, SWIGLU, ROWS == 1> GateUp;
+typedef Linear<DOWN, INTERMEDIATE, ROWS, ADD, false> Down;
 struct MlpArgs {
-    const u16 *gate_up, *down;
+    const char *gate_up, *down;
     const float* norm;
     float* act; // [rows, lda]
     float eps;
@@ -71,17 +70,23 @@ struct MlpArgs {
 __device__ __forceinline__ LinearArgs gate_up_args(const Coop& c, const MlpArgs& m) {
     return {m.gate_up, ROWS == 1 ? c.x : c.n, m.act, m.norm, m.eps, c.rows, INTERMEDIATE, c.ldx, m.lda};
 }
-__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, GateUp& gate, Stages& weights, char* smem,
-                                           int phase) {
+__device__ __forceinline__ LinearArgs down_args(const Coop& c, const MlpArgs& m) {
+    return {m.down, m.act, c.x, 0, 0, c.rows, HIDDEN, m.lda, c.ldx};
+}
+// The last products of the ring's.
+__device__ __forceinline__ void add_mlp(const Coop& c, const MlpArgs& m, Stages& weights) {
+    weights.add(GateUp::share(gate_up_args(c, m), blockIdx.x, gridDim.x));
+    weights.add(Down::share(down_args(c, m), blockIdx.x, gridDim.x));
+}
+__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, Stages& weights, char* smem, int phase) {
     ENTER(phase);
     if (ROWS > 1) c.norm_rows<HIDDEN>(m.norm, m.eps, smem);
+    GateUp gate;
     gate.run(gate_up_args(c, m), weights, smem);
     LEAVE(phase);
-    LinearArgs d = {m.down, m.act, c.x, 0, 0, c.rows, HIDDEN, m.lda, c.ldx};
-    Down down;
-    down.start(d, weights, blockIdx.x, gridDim.x);
     c.barrier();
     ENTER(phase + 1);
-    down.run(d, weights, smem);
+    Down down;
+    down.run(down_args(c, m), weights, smem);
     LEAVE(phase + 1);
 }

@@ -1,155 +1,66 @@
 // linear: y = x Wᵀ for up to 16 rows of x, every SM streaming its share of W exactly once.
 //
-//   W   bf16 [N, PIECES · KP], KP = K rounded up to 32 with zeros; a weight of more than 8 bits of mantissa is stored
-//       as the sum of PIECES bf16 pieces, one KP-wide block of the row for each
-//   x   f32 [M, ldx], every value split into bf16 hi + lo, so that a product keeps 16 bits of x
+//   W   tiles of 8 outputs, as weights.cuh says, through the ring of ring.cuh
+//   x   f32 [M, ldx], zero beyond K; every value split into bf16 hi + lo, so that a product keeps 16 bits of x
 //   out f32
 //
-// The output rows are cut into tiles of 8 (the n of mma m16n8k16), whose rows are neighbours in memory; a block owns
-// consecutive tiles. The inputs are cut into chunks of 32, and pair p of chunks (128 bytes of a row) belongs to warp
-// p mod 16. With the k of a fragment permuted equally on both sides, a lane's 16 bytes, 8 weights of one row, are the B
-// operands of two mma. x is the A operand: up to 8 rows take hi in rows 0–7 and lo in rows 8–15 of one mma; up to 16 rows
-// take two. Either way a warp adds its pairs in ascending order, and an output is Σ over warps, ascending, of (hi chain +
-// lo chain): its bits do not depend on the number of rows, on the row's place, on the grid, nor on the ring.
-//
-// Weights come through a ring in shared memory, by bulk copies of 2 KB (one row) or 512 bytes (several) of each row. Loads
-// to registers touch 64 bytes of 8 rows each and come back for the other half of the line much later: that opens a page
-// of DRAM for little. The copies also keep 100 KB and more of an SM in flight, which registers cannot.
-//
-//   one row       a stage is 1 tile × 16 pairs: a pair for every warp. x lies in shared memory.
-//   several rows  a stage is 2 to 6 tiles × 4 pairs and belongs to four warps, whose slot of the ring it lies in: x is
-//                 read from L2 once for all tiles of the stage.
-//
-// A row of a stage ends 64 bytes past a multiple of 128, so that 8 lanes (2 rows × 64 bytes) read all 32 banks. A stage's
-// slot is refilled by those who took it, so __syncthreads keeps its meaning for all the phases of a cooperative kernel;
-// the ring outlives a product, and the next product's first stages are asked for before the barrier (or, between kernels,
-// before griddepcontrol.wait). More than half of an SM's shared memory is taken: one block an SM is resident, none
-// gets two while another has none, and the next kernel's block starts where this one's has left.
-//
-// RING is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 slots for one row; 6, 4 or 2 tiles a stage
-// for several.
+// A block owns consecutive tiles. Unit u of the inputs (64 of them) belongs to warp u mod 16. With the k of a fragment permuted
+// equally on both sides, a lane's 8 weights of one output are the B operands of two mma. x is the A operand: up to 8 rows take
+// hi in rows 0–7 and lo in rows 8–15 of one mma; up to 16 rows take two. Either way a warp adds its units in ascending
+// order, and an output is Σ over warps, ascending, of (hi chain + lo chain): its bits do not depend on the number of rows, on
+// the row's place, on the grid, nor on the ring. One row of x lies in shared memory.
 #pragma once
-#include "common.cuh"
+#include "ring.cuh"
 
 enum Epilogue { STORE = 0, ADD = 1, SWIGLU = 2 };
 
 struct LinearArgs {
-    const u16* w;    // [N or 2N, PIECES · KP]
-    const float* x;  // [rows, ldx], zero beyond K
-    float* out;      // [rows, ldo]
+    const char* w;     // of n outputs, or of gate and then up, each filled up to whole tiles
+    const float* x;    // [rows, ldx]
+    float* out;        // [rows, ldo]
     const float* norm; // [K], zero-centred, when NORMED
     float eps;
     u32 rows, n, ldx, ldo;
 };
 
-#define LINEAR_WARPS 16
-#define LINEAR_THREADS (LINEAR_WARPS * 32)
-
-// The stages on their way from memory, in the first BYTES of shared memory. What a thread knows of them is about the slots
-// that its warp fills and takes.
-template <int MAXROWS> struct Ring {
-    static constexpr bool ONE = MAXROWS == 1;
-    static constexpr int TILES = ONE ? 1 : RING;   // of a stage
-    static constexpr int PAIRS = ONE ? 16 : 4;     // of a stage, a warp each
-    static constexpr int SLOTS = ONE ? RING : 4;
-    static constexpr int PITCH = PAIRS * 128 + 64; // bytes between rows of a stage
-    static constexpr int SLOT = TILES * 8 * PITCH;
-    static constexpr int BARRIERS = 256; // bytes
-    static constexpr int BYTES = BARRIERS + SLOTS * SLOT;
-    static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
-
-    char* at;
-    u32 parity; // bit s: of the next stage to be taken from slot s
-    u32 fills;  // of this warp's slot, so far
-
-    __device__ __forceinline__ u64* full(int slot) { return (u64*)at + slot; }
-    __device__ __forceinline__ u64* empty(int slot) { return (u64*)at + 16 + slot; }
-    __device__ __forceinline__ char* stage(int slot) { return at + BARRIERS + slot * SLOT; }
-
-    // By all threads, before anything else.
-    __device__ __forceinline__ void init(char* smem) {
-        at = smem;
-        parity = fills = 0;
-        if (threadIdx.x == 0) {
-#pragma unroll 1
-            for (int s = 0; s < SLOTS; s++) {
-                mbarrier_init(full(s), 1);
-                mbarrier_init(empty(s), PAIRS);
-            }
-            mbarrier_fence();
-        }
-        __syncthreads();
-    }
-    __device__ __forceinline__ void wait(int slot) {
-        mbarrier_wait(full(slot), parity >> slot & 1);
-        parity ^= 1u << slot;
-    }
-    // This warp has taken what it wants from the slot.
-    __device__ __forceinline__ void leave(int slot) {
-        __syncwarp();
-        if ((threadIdx.x & 31) == 0) mbarrier_arrive(empty(slot));
-    }
-};
-
-template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
+template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     typedef Ring<MAXROWS> Stages;
     static constexpr bool ONE = Stages::ONE;
-    static constexpr int KP = (K + 31) / 32 * 32;
-    static constexpr int CHUNKS = PIECES * KP / 32;        // of 32 inputs
-    static constexpr int V = EPI == SWIGLU ? 2 : 1;        // tiles of W for a tile of outputs: gate, then up
-    static constexpr int T = Stages::TILES;                // tiles of W with sums in registers
-    static constexpr int P = ONE ? 8 : 2;                  // tiles of W with sums in shared memory
+    static constexpr int KP = (K + 63) / 64 * 64;
+    static constexpr int UNITS = W::PIECES * KP / 64;
+    static constexpr int V = EPI == SWIGLU ? 2 : 1;      // tiles of W for a tile of outputs: gate, then up
+    static constexpr int T = ONE ? W::TILES : RING;      // tiles of W with sums in registers
+    static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;   // strips of each in a stage
+    static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
+    static constexpr int P = ONE ? 16 : 2;               // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
     static constexpr int SMEM_BYTES = XBYTES + PART * 4 + LINEAR_WARPS * 4; // beside the ring
+    static_assert(T * ROUNDS * STRIP <= Stages::SLOT, "a stage fits its slot");
+    static_assert(P % V == 0 && (!ONE || P % T == 0), "sums of a group of tiles are reduced together");
 
-    int tile0, tiles;   // of this block, tiles of outputs
-    int chunk0, chunks; // of the inputs' slot
-    int steps;          // stages along the inputs
-    int fill;           // the next stage of this warp's slot of the ring
-
-    // The first stages of block `b` of `blocks`, for the pairs of slot `slot` of `slots`: nothing here depends on x.
-    __device__ __forceinline__ void start(const LinearArgs& a, Stages& ring, int b, int blocks, int slot = 0, int slots = 1) {
-        constexpr int ALL = (CHUNKS + 1) / 2;
-        int warp = threadIdx.x >> 5, all = (a.n + 7) / 8, end = ALL * (slot + 1) / slots * 2;
-        tile0 = (int)((i64)all * b / blocks);
-        tiles = (int)((i64)all * (b + 1) / blocks) - tile0;
-        chunk0 = ALL * slot / slots * 2;
-        chunks = (end < CHUNKS ? end : CHUNKS) - chunk0;
-        steps = (chunks + 2 * Stages::PAIRS - 1) / (2 * Stages::PAIRS);
-        fill = ONE ? warp : 0;
-        refill(a, ring);
+    // The share of block `b` of `blocks`, of the units of slot `slot` of `slots`.
+    __device__ __forceinline__ static Share share(const LinearArgs& a, u32 b, u32 blocks, u32 slot = 0, u32 slots = 1) {
+        Share s;
+        u32 all = (a.n + 7) / 8;
+        s.pitch = UNITS * W::UNIT;
+        s.tile0 = all * b / blocks;
+        s.tiles = (all * (b + 1) / blocks - s.tile0) * V;
+        s.swiglu = V - 1;
+        s.unit0 = UNITS * slot / slots;
+        s.units = UNITS * (slot + 1) / slots - s.unit0;
+        s.unit_bytes = W::UNIT;
+        s.steps = (s.units + Stages::UNITS - 1) / Stages::UNITS;
+        s.group = T;
+        s.shift = ROUNDS == 4 ? 2 : ROUNDS - 1;
+        s.up = (u64)all * s.pitch;
+        s.at = a.w + (u64)s.tile0 * s.pitch + (u64)s.unit0 * W::UNIT;
+        return s;
     }
-    // This warp's slot of the ring. One row: the warps take all stages, from slots in turn, and warp s fills slot s.
-    // Several rows: four warps fill and take their own slot.
-    __device__ __forceinline__ static int slot_of_warp() { return threadIdx.x / (ONE ? 32 : 128); }
-    // With several rows, how many stages of one group of tiles belong to this warp: every fourth.
-    __device__ __forceinline__ int turns() const { return (steps - slot_of_warp() + 3) / 4; }
 
-    // Asks for the next stage of this warp's slot, if there is one, once all who take the last one have left.
-    __device__ __forceinline__ void refill(const LinearArgs& a, Stages& ring) {
-        int lane = threadIdx.x & 31, own = slot_of_warp(), per = ONE ? steps : turns();
-        if (per == 0 || own >= Stages::SLOTS) return;
-        int unit = fill / per, step = ONE ? fill % per : own + 4 * (fill % per);
-        int chunk = step * 2 * Stages::PAIRS, left = tiles * V - unit * T;
-        if (left <= 0) return;
-        u32 bytes = (chunks - chunk < 2 * Stages::PAIRS ? chunks - chunk : 2 * Stages::PAIRS) * 64;
-        int rows = (left < T ? left : T) * 8; // of W
-        int row = ONE ? lane : lane * 4 + (threadIdx.x >> 5) % 4;
-        mbarrier_wait(ring.empty(own), (ring.fills & 1) ^ 1);
-        if (row == 0) mbarrier_expect(ring.full(own), rows * bytes);
-        __syncwarp();
-        if (row < rows) {
-            int tile = unit * T + row / 8;
-            u32 o = (tile0 + tile / V) * 8 + row % 8;
-            o = (o < a.n ? o : a.n - 1) + (tile % V ? a.n : 0);
-            bulk_copy(ring.stage(own) + row * Stages::PITCH, a.w + (u64)o * (PIECES * KP) + (chunk0 + chunk) * 32, bytes,
-                      ring.full(own));
-        }
-        fill += ONE ? Stages::SLOTS : 1;
-        ring.fills++;
-    }
+    u32 tile0, tiles; // of this block, tiles of outputs
+    u32 unit0, units; // of the inputs' slot
 
     // x to shared memory as bf16 hi and lo, normed on the way.
     __device__ __forceinline__ void stage(const LinearArgs& a, char* smem) {
@@ -158,12 +69,13 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         float* scratch = (float*)(smem + XBYTES) + PART;
         constexpr int STEPS = (KP / 4 + LINEAR_THREADS - 1) / LINEAR_THREADS;
         if (NORMED) {
-            float4 x[STEPS];
+            float4 x[STEPS], w[STEPS];
             float sum = 0;
 #pragma unroll
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 x[s] = i < KP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
+                w[s] = i < KP ? *(const float4*)(a.norm + i) : make_float4(0, 0, 0, 0);
                 sum += x[s].x * x[s].x + x[s].y * x[s].y + x[s].z * x[s].z + x[s].w * x[s].w;
             }
             float r = rsqrtf(block_sum<LINEAR_THREADS>(sum, scratch) / K + a.eps);
@@ -171,9 +83,8 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                float4 w = *(const float4*)(a.norm + i);
-                split4(hi + i, lo + i, x[s].x * r * (1 + w.x), x[s].y * r * (1 + w.y), x[s].z * r * (1 + w.z),
-                       x[s].w * r * (1 + w.w));
+                split4(hi + i, lo + i, x[s].x * r * (1 + w[s].x), x[s].y * r * (1 + w[s].y), x[s].z * r * (1 + w[s].z),
+                       x[s].w * r * (1 + w[s].w));
             }
         } else {
 #pragma unroll
@@ -194,9 +105,8 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         *(uint2*)lo = l;
     }
 
-    // Eight inputs of row `row` of x, as four words of hi and of lo.
-    __device__ __forceinline__ void inputs(const LinearArgs& a, const char* smem, int chunk, u32 row, uint4& hi, uint4& lo) {
-        int k = (PIECES == 1 ? chunk : chunk % (KP / 32)) * 32 + (threadIdx.x & 3) * 8;
+    // Eight inputs of row `row` of x from `k` on, as four words of hi and of lo.
+    __device__ __forceinline__ void inputs(const LinearArgs& a, const char* smem, int k, u32 row, uint4& hi, uint4& lo) {
         hi = lo = make_uint4(0, 0, 0, 0);
         if (row >= a.rows) return;
         if (ONE) {
@@ -212,38 +122,41 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
     }
 
-    // `acc` gains the products of this warp's pair of the stage in `slot`, which begins at chunk `first`.
-    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, int first,
+    // `acc` gains the products of this warp's units of the stage in `slot`, whose first is `first` of the share's.
+    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first,
                                              const char* smem) {
-        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
-        const char* w = ring.stage(slot) + g * Stages::PITCH + pair * 128 + t * 16;
-        first += pair * 2;
+        int own = (threadIdx.x >> 5) % Stages::UNITS, g = (threadIdx.x & 31) >> 2;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint4 hi, lo, hi8, lo8;
-            bool in = first + half < chunks;
-            if (in) {
-                inputs(a, smem, chunk0 + first + half, g, hi, lo);
-                if (MAXROWS > 8) inputs(a, smem, chunk0 + first + half, g + 8, hi8, lo8);
-            }
-            if (half == 0) ring.wait(slot);
-            if (!in) continue;
+        for (int round = 0; round < ROUNDS; round++) {
+            u32 unit = first + round * 4 * Stages::UNITS + own;
+            bool in = unit < units;
+            int k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
+#pragma unroll(ONE ? 2 : 1)
+            for (int half = 0; half < 2; half++) { // several rows are short of registers
+                uint4 h, l, h8, l8;
+                if (in) {
+                    inputs(a, smem, k + W::input(half), g, h, l);
+                    if (MAXROWS > 8) inputs(a, smem, k + W::input(half), g + 8, h8, l8);
+                }
+                if (round == 0 && half == 0) ring.wait(slot);
+                if (!in) continue;
 #pragma unroll
-            for (int j = 0; j < T; j++) {
-                uint4 b = *(const uint4*)(w + j * 8 * Stages::PITCH + half * 64);
-                float(&c)[4] = *(float(*)[4]) & acc[j][0];
-                if (MAXROWS <= 8) {
-                    u32 p[4] = {hi.x, lo.x, hi.y, lo.y}, q[4] = {hi.z, lo.z, hi.w, lo.w};
-                    mma_bf16(c, p, b.x, b.y);
-                    mma_bf16(c, q, b.z, b.w);
-                } else {
-                    u32 p[4] = {hi.x, hi8.x, hi.y, hi8.y}, q[4] = {hi.z, hi8.z, hi.w, hi8.w};
-                    u32 r[4] = {lo.x, lo8.x, lo.y, lo8.y}, s[4] = {lo.z, lo8.z, lo.w, lo8.w};
-                    float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
-                    mma_bf16(c, p, b.x, b.y);
-                    mma_bf16(c, q, b.z, b.w);
-                    mma_bf16(d, r, b.x, b.y);
-                    mma_bf16(d, s, b.z, b.w);
+                for (int j = 0; j < T; j++) {
+                    uint4 b = W::operands(ring.bytes(slot) + (j * ROUNDS + round) * STRIP, own, half);
+                    float(&c)[4] = *(float(*)[4]) & acc[j][0];
+                    if (MAXROWS <= 8) {
+                        u32 p[4] = {h.x, l.x, h.y, l.y}, q[4] = {h.z, l.z, h.w, l.w};
+                        mma_bf16(c, p, b.x, b.y);
+                        mma_bf16(c, q, b.z, b.w);
+                    } else {
+                        u32 p[4] = {h.x, h8.x, h.y, h8.y}, q[4] = {h.z, h8.z, h.w, h8.w};
+                        u32 r[4] = {l.x, l8.x, l.y, l8.y}, s[4] = {l.z, l8.z, l.w, l8.w};
+                        float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
+                        mma_bf16(c, p, b.x, b.y);
+                        mma_bf16(c, q, b.z, b.w);
+                        mma_bf16(d, r, b.x, b.y);
+                        mma_bf16(d, s, b.z, b.w);
+                    }
                 }
             }
         }
@@ -268,12 +181,12 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     }
     __device__ __forceinline__ float total(const float* part, int tile, int n, int row) {
         float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
         for (int w = 0; w < LINEAR_WARPS; w++) sum += part[((tile * LINEAR_WARPS + w) * 8 + n) * MAXROWS + row];
         return sum;
     }
     // Outputs of the P tiles of W in `part`, the first of which is the block's `first`.
-    __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, int first) {
+    __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, u32 first) {
         __syncthreads();
         for (int i = threadIdx.x; i < P / V * 8 * MAXROWS; i += LINEAR_THREADS) {
             int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
@@ -287,9 +200,11 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         __syncthreads();
     }
 
-    // The product. `smem` holds SMEM_BYTES beside the ring; x may be read from here on.
+    // The next product of the ring's. `smem` holds SMEM_BYTES beside the ring; x may be read from here on.
     __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem) {
-        int warp = threadIdx.x >> 5;
+        const Share& s = ring.share(ring.taking++);
+        tile0 = s.tile0, tiles = s.tiles / V, unit0 = s.unit0, units = s.units;
+        u32 steps = s.steps;
         float* part = (float*)(smem + XBYTES);
         float acc[T][ACC];
 #pragma unroll
@@ -298,25 +213,23 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int i = 0; i < ACC; i++) acc[j][i] = 0;
         if (ONE) {
             stage(a, smem);
-            int slot = 0, last = -1; // this stage's, and the one's before, which has been left by most by now
-            for (int tile = 0; tile < tiles * V; tile++) {
+            for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
-                for (int step = 0; step < steps; step++) {
-                    multiply(acc, a, ring, slot, step * 2 * Stages::PAIRS, smem);
-                    if (warp == (Stages::SLOTS == 1 ? slot : last)) refill(a, ring);
-                    last = slot;
-                    slot = slot + 1 == Stages::SLOTS ? 0 : slot + 1;
+                for (u32 step = 0; step < steps; step++) {
+                    multiply(acc, a, ring, ring.slot, step * Stages::UNITS, smem);
+                    ring.next();
                 }
-                put(part, acc[0], tile % P);
-                if (tile % P == P - 1 || tile == tiles * V - 1) reduce(a, part, tile / P * P);
+#pragma unroll
+                for (int j = 0; j < T; j++) put(part, acc[j], (tile + j) % P);
+                if ((tile + T) % P == 0 || tile + T >= tiles * V) reduce(a, part, tile / P * P);
             }
         } else {
-            int own = slot_of_warp();
-            for (int tile = 0; tile < tiles * V; tile += T) {
+            int own = Stages::own();
+            for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
-                for (int step = own; step < steps; step += 4) {
-                    multiply(acc, a, ring, own, step * 2 * Stages::PAIRS, smem);
-                    refill(a, ring);
+                for (u32 step = own; step < steps; step += 4 * ROUNDS) {
+                    multiply(acc, a, ring, own, step * Stages::UNITS, smem);
+                    ring.refill();
                 }
 #pragma unroll
                 for (int j = 0; j < T; j += P) {

@@ -33,21 +33,23 @@ impl Cuda {
             norm: norm.is_some(),
             shared: self.gpu().shared_memory(),
         };
-        let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
-        let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
-        let args = [
-            ptr(w.at),
-            ptr(x.at),
-            ptr(out.at),
-            ptr(norm),
-            Arg::F32(eps),
-            int(rows),
-            int(n),
-            int(x.ld),
-            int(out.ld),
-        ];
-        self.launch((op.unit(), "linear"), [blocks, rows.div_ceil(op.rows), 1], THREADS, op.smem(), &args)
+        w.products(epilogue).into_iter().try_for_each(|part| {
+            let args = [
+                ptr(part.at),
+                ptr(x.at),
+                ptr(out.at + 4 * part.first as u64),
+                ptr(norm),
+                Arg::F32(eps),
+                int(rows),
+                int(part.n),
+                int(x.ld),
+                int(out.ld),
+            ];
+            let blocks = part.n.div_ceil(8).min(self.multiprocessors as usize);
+            let grid = [blocks, rows.div_ceil(op.rows), 1];
+            self.launch((op.unit(), "linear"), grid, THREADS, op.smem(), &args)
+        })
     }
 
     /// The product of the normed `x`; `n` is scratch.
@@ -170,7 +172,8 @@ impl Backend for Cuda {
         let scale = (12.0 / inputs as f32).sqrt();
         let args = [
             ptr(matrix.at),
-            Arg::U64(outputs as u64 * matrix.kp() as u64),
+            Arg::U64(matrix.bytes() as u64 / 2),
+            int(matrix.n),
             int(matrix.k),
             int(matrix.kp()),
             Arg::F32(scale),
@@ -273,20 +276,22 @@ impl Backend for Cuda {
         range: Range<usize>,
         rows: usize,
     ) -> Result<(), Error> {
-        let args = [
-            ptr(out.at + (slot * w.n * 4) as u64),
-            ptr(x.at),
-            ptr(w.at),
-            int(range.start),
-            int(range.end),
-            int(w.n),
-            int(w.pieces),
-            int(w.kp()),
-            int(out.ld),
-            int(x.ld),
-        ];
-        let unit = (units::plain("elementwise.cu"), "linear_partial");
-        self.launch(unit, [w.n.div_ceil(8), rows, 1], 256, 0, &args)
+        w.parts().try_for_each(|part| {
+            let args = [
+                ptr(out.at + 4 * (slot * w.n + part.first) as u64),
+                ptr(x.at),
+                ptr(part.at),
+                int(range.start),
+                int(range.end),
+                int(part.n),
+                int(w.pieces),
+                int(w.kp()),
+                int(out.ld),
+                int(x.ld),
+            ];
+            let unit = (units::plain("elementwise.cu"), "linear_partial");
+            self.launch(unit, [part.n.div_ceil(8), rows, 1], 256, 0, &args)
+        })
     }
     fn gather(&self, out: &mut Buf, ws: &Buf, slots: usize, rows: usize) -> Result<(), Error> {
         let args = [ptr(out.at), ptr(ws.at), int(slots), int(out.width), int(out.ld), int(ws.ld)];

@@ -6,7 +6,7 @@ use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
 
 /// Inputs of a weight row are padded to a multiple of this with zeros.
-pub const CHUNK: usize = 32;
+pub const CHUNK: usize = 64;
 /// Warps of a `linear` block.
 const WARPS: usize = 16;
 /// Threads of a `linear`, `gdn_step` or `attend` block.
@@ -28,13 +28,17 @@ pub enum Epilogue {
 }
 
 /// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
-/// bytes of a block: `RING` in linear.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
+/// bytes of a block: `RING` in ring.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
 fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
-    let row = |pairs: u32| pairs * 128 + 64;
-    let slots = |n: u32| (n, 256 + n * 8 * row(16) + rest);
-    let tiles = |n: u32| (n, 256 + 4 * n * 8 * row(4) + rest);
-    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { [10, 8, 4, 2, 1].map(slots).to_vec() };
+    let slots = |n: u32| (n, 1280 + n * 16 * 1056 + rest);
+    let tiles = |n: u32| (n, 1280 + 4 * n * 4 * 1152 + rest);
+    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { (1..=10).rev().map(slots).collect() };
     all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
+}
+
+/// The format of weights.cuh for sums of `pieces` bf16 values.
+fn weights(pieces: usize) -> String {
+    format!("Bf16<{pieces}>")
 }
 
 /// Shape of a `linear` unit.
@@ -69,7 +73,7 @@ impl Linear {
             file: "linear.cu",
             defines: vec![
                 ("INPUTS", self.k.to_string()),
-                ("SPLITS", self.pieces.to_string()),
+                ("WEIGHTS", weights(self.pieces)),
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
@@ -86,7 +90,7 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.k.next_multiple_of(CHUNK) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -297,11 +301,11 @@ impl Coop {
         let defines = [
             ("HIDDEN", self.hidden),
             ("INTERMEDIATE", self.intermediate),
-            ("SPLITS", self.pieces),
             ("ROWS", self.rows),
             ("RING", length as usize),
         ];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        defines.extend(["GATE_UP", "DOWN"].map(|name| (name, weights(self.pieces))));
         if self.timing {
             defines.push(("REGION_TIMING", "1".into()));
         }
@@ -320,6 +324,7 @@ impl Coop {
     /// `coop_attention` and its shared memory.
     pub fn attention(&self, a: &AttentionUnit, wo_split: usize) -> (Unit, u32) {
         let mut defines = vec![("WO_SPLIT", wo_split.to_string())];
+        defines.extend(["QKV_PROJ", "O_PROJ"].map(|name| (name, weights(self.pieces))));
         defines.extend(a.unit("").defines);
         let heads = WARPS * a.head_dim * 4;
         let phases = [self.product(a.num_heads * a.head_dim), a.attend_smem(), heads as u32];
@@ -328,7 +333,9 @@ impl Coop {
     /// `coop_gdn` and its shared memory.
     pub fn gdn(&self, s: &GdnShape) -> (Unit, u32) {
         let phases = [self.product(s.num_v_heads * s.v_dim), gdn_step_smem(s)];
-        self.unit("coop_gdn.cu", gdn("", s).defines, &phases)
+        let mut defines = gdn("", s).defines;
+        defines.extend(["IN_PROJ", "OUT_PROJ"].map(|name| (name, weights(self.pieces))));
+        self.unit("coop_gdn.cu", defines, &phases)
     }
 }
 
@@ -408,7 +415,7 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
             let k = k.next_multiple_of(CHUNK);
             all.push(super::gemm::to_bf16(k));
             for m in [16, 32, 64, 512] {
-                let tile = Tile::choose(m, n, k, epilogue == Epilogue::Swiglu, H200.0, H200.1);
+                let tile = Tile::choose(m, n, epilogue == Epilogue::Swiglu, H200.0, H200.1);
                 all.push(tile.unit(k, epilogue));
             }
         }

@@ -1,13 +1,22 @@
-//! Weights on the device: matrices as sums of bf16 pieces, vectors as f32, both padded with zeros.
+//! Weights on the device: matrices in tiles of bf16 pieces, vectors as f32, both filled up with zeros.
 
 use super::arena::Arena;
 use super::gpu::Ptr;
-use super::units::CHUNK;
+use super::units::{CHUNK, Epilogue};
 use crate::Error;
 use cute_checkpoint::{Dtype, Tensor};
 use half::bf16;
+use rayon::prelude::*;
 
-/// A matrix `[n, pieces · kp]` of bf16, whose row is `pieces` blocks of `kp` values that sum to the weights.
+/// Outputs of a tile: the n of the tensor cores' m16n8k16.
+const TILE: usize = 8;
+/// Inputs of an output that lie together.
+const RUN: usize = 32;
+/// Bytes that are brought into the device's order at once.
+const GROUP: usize = 64 << 20;
+
+/// A matrix of weights that are sums of `pieces` bf16 values, in the order of `Bf16` in weights.cuh:
+/// `[n / 8, pieces · kp / 32, 8, 32]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
     pub(super) at: Ptr,
@@ -17,68 +26,110 @@ pub struct Matrix {
     pub k: usize,
     /// 1 for bf16 weights, 2 for f16, 3 for f32: then no bit is lost
     pub pieces: usize,
+    /// gate over up: both halves of the outputs begin with a tile of their own
+    halves: bool,
+}
+
+/// Outputs whose tiles follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub at: Ptr,
+    /// the first output
+    pub first: usize,
+    /// outputs
+    pub n: usize,
 }
 
 impl Matrix {
-    /// Inputs, padded.
+    /// Inputs, filled up.
     pub fn kp(&self) -> usize {
         self.k.next_multiple_of(CHUNK)
     }
     /// Bytes of the matrix.
     pub fn bytes(&self) -> usize {
-        self.n * self.pieces * self.kp() * 2
+        self.parts().map(|part| part.n.div_ceil(TILE) * self.tile_bytes()).sum()
+    }
+    fn tile_bytes(&self) -> usize {
+        TILE * self.pieces * self.kp() * 2
+    }
+    /// What a product is made of: all of it, in one piece if both halves give one output.
+    pub(super) fn products(&self, epilogue: Epilogue) -> Vec<Part> {
+        if epilogue == Epilogue::Swiglu {
+            return vec![Part { at: self.at, first: 0, n: self.n / 2 }];
+        }
+        self.parts().collect()
+    }
+    /// One part, or the halves if the first does not fill its last tile.
+    pub(super) fn parts(&self) -> impl Iterator<Item = Part> + use<> {
+        let count = if self.halves && !(self.n / 2).is_multiple_of(TILE) { 2 } else { 1 };
+        let (at, n) = (self.at, self.n / count);
+        let bytes = n.div_ceil(TILE) * self.tile_bytes();
+        (0..count).map(move |i| Part { at: at + (i * bytes) as Ptr, first: i * n, n })
     }
 
     /// Memory for a matrix.
     pub(super) fn alloc(memory: &Arena, n: usize, k: usize, pieces: usize) -> Result<Self, Error> {
-        let mut matrix = Matrix { at: 0, n, k, pieces };
-        matrix.at = memory.alloc(matrix.bytes())?;
-        Ok(matrix)
+        Matrix { at: 0, n, k, pieces, halves: false }.placed(memory)
+    }
+    fn placed(mut self, memory: &Arena) -> Result<Self, Error> {
+        self.at = memory.alloc(self.bytes())?;
+        Ok(self)
     }
 
     /// Loads tensors with equal inputs, stacked by rows.
     pub(super) fn load(memory: &Arena, tensors: &[Tensor]) -> Result<Self, Error> {
-        let [_, k] = shape(&tensors[0])?;
-        let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
-        let mut n = 0;
+        let [first, k] = shape(&tensors[0])?;
+        let mut rows = Vec::new();
         for t in tensors {
-            let [rows, inputs] = shape(t)?;
+            let [n, inputs] = shape(t)?;
             if inputs != k {
                 return Err(Error::Shape(format!(
                     "{} has {inputs} inputs, {} has {k}",
                     t.name, tensors[0].name
                 )));
             }
-            n += rows;
+            rows.extend((0..n).map(|row| (t, row)));
         }
-        let matrix = Self::alloc(memory, n, k, pieces)?;
-        let mut to = matrix.at;
-        for t in tensors {
-            let bytes = matrix.pack(t);
-            memory.gpu.upload(to, &bytes)?;
-            to += bytes.len() as u64;
+        let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
+        let halves = tensors.len() == 2 && rows.len() == 2 * first;
+        let matrix = Matrix { at: 0, n: rows.len(), k, pieces, halves }.placed(memory)?;
+        let tile_bytes = matrix.tile_bytes();
+        for part in matrix.parts() {
+            let mut to = part.at;
+            for rows in rows[part.first..][..part.n].chunks((GROUP / tile_bytes).max(1) * TILE) {
+                let mut group = vec![0u8; rows.len().div_ceil(TILE) * tile_bytes];
+                let tiles = group.par_chunks_mut(tile_bytes).zip(rows.par_chunks(TILE));
+                tiles.for_each(|(tile, rows)| matrix.pack(tile, rows));
+                memory.gpu.upload(to, &group)?;
+                to += group.len() as Ptr;
+            }
         }
         Ok(matrix)
     }
 
-    /// The rows of a tensor in this matrix's layout.
-    fn pack<'a>(&self, t: &'a Tensor) -> std::borrow::Cow<'a, [u8]> {
-        if t.dtype == Dtype::BF16 && self.pieces == 1 && self.kp() == self.k {
-            return (&t.bytes[..]).into();
-        }
-        let (kp, values) = (self.kp(), t.to_f32());
-        let mut out = vec![bf16::ZERO; values.len() / self.k.max(1) * self.pieces * kp];
-        for (row, out) in values.chunks_exact(self.k.max(1)).zip(out.chunks_exact_mut(self.pieces * kp)) {
-            for (i, &x) in row.iter().enumerate() {
-                let mut rest = x;
-                for piece in out.chunks_exact_mut(kp) {
-                    piece[i] = bf16::from_f32(rest);
+    /// Fills a tile of zeros with up to [`TILE`] rows.
+    fn pack(&self, tile: &mut [u8], rows: &[(&Tensor, usize)]) {
+        // the place of an output's inputs from a multiple of RUN on
+        let place = |output: usize, run: usize| (run * TILE + output) * RUN * 2;
+        for (output, (t, row)) in rows.iter().enumerate() {
+            let bytes = self.k * t.dtype.size();
+            let row = &t.bytes[row * bytes..][..bytes];
+            if t.dtype == Dtype::BF16 {
+                for (run, bytes) in row.chunks(RUN * 2).enumerate() {
+                    tile[place(output, run)..][..bytes.len()].copy_from_slice(bytes);
+                }
+                continue;
+            }
+            for (i, mut rest) in t.dtype.widen(row).into_iter().enumerate() {
+                for piece in 0..self.pieces {
+                    let value = bf16::from_f32(rest);
+                    let at = place(output, (piece * self.kp() + i) / RUN) + i % RUN * 2;
+                    tile[at..][..2].copy_from_slice(&value.to_le_bytes());
                     // what is not finite is all in the first piece
-                    rest = if piece[i].is_finite() { rest - piece[i].to_f32() } else { 0.0 };
+                    rest = if value.is_finite() { rest - value.to_f32() } else { 0.0 };
                 }
             }
         }
-        out.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 }
 
