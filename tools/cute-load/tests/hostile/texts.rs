@@ -23,7 +23,7 @@ fn added(d: &Path) {
     const N: u32 = 20_000;
     let token = |i: u32| {
         json!({"id": i + 1, "content": format!("<{i}>"), "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false, "special": i % 2 == 0})
+        "rstrip": false, "normalized": false, "special": i.is_multiple_of(2)})
     };
     let all: Vec<Value> = (0..N).map(token).collect();
     let model = json!({"type": "WordLevel", "vocab": {"t0": 0}, "unk_token": "t0"});
