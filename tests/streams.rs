@@ -242,3 +242,19 @@ fn a_disk_that_fills_up_under_a_journal_loses_nothing() {
     );
     assert!(stderr.contains("codes 2 0"), "{stderr}");
 }
+
+#[test]
+fn a_streamed_run_audits_clean_and_a_changed_chunk_does_not() {
+    let place = Place::new();
+    let run = "cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --limit 6 --max-num-seqs 3 --max-tokens 30 \
+        --stream --stop '####' --storm cancel --storm-every 9 2> /dev/null > $T/streamed.jsonl";
+    assert_eq!(place.sh(run).0, 0);
+    let (code, stderr) = place.sh("cute-audit < $T/streamed.jsonl > /dev/null");
+    assert_eq!(code, 0, "{stderr}");
+    let change = "sed '/\"chunk\"/{/\"part\":3,/s/\"text\":\"/&x/}' $T/streamed.jsonl > $T/changed.jsonl";
+    assert_eq!(place.sh(change).0, 0);
+    let (code, stderr) = place
+        .sh("cute-audit < $T/changed.jsonl | grep -q 'chunks_differ.*text differs'; exit ${PIPESTATUS[0]}");
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("chunks_differ"), "{stderr}");
+}

@@ -771,6 +771,10 @@ eager attention, its plain PyTorch gated delta rule. Nothing here is edited by h
 | `tokenize.json` | strings with their ids and both decodings, and id lists that are no whole text |
 | `chat.json` | message lists with the rendered text and its ids |
 
+Quantised, MoE and qwen3_next models are in [formats](formats/README.md), made by a script of their own. So are chat templates: `templates/`
+holds five, written for this test with what published ones use, and `templates.json`, what transformers' `apply_chat_template` makes of
+them (`templates/make_templates.py`).
+
 Decoding joins bytes and replaces what is not UTF-8 by U+FFFD. Encoding normalises to NFC first, so `decoded` is not always `text`.
 
 ## The random models

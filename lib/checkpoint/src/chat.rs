@@ -4,15 +4,19 @@
 //! (`tojson`, printed floats and truth values), the Python behaviour is put in its place.
 
 mod python;
+mod source;
+mod strings;
 mod time;
 
 use crate::Error;
-use crate::json::line;
-use crate::keys::{Keys, MAX_TEXT, object, read_text};
+use crate::json::{line, short};
+use crate::keys::{Keys, MAX_TEXT, read_text};
+use crate::special::SpecialTokens;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value as Jinja};
+use minijinja::value::{Kwargs, Rest, Serde, Value as Jinja};
 use minijinja::{Environment, ErrorKind, State};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -25,48 +29,49 @@ const MAX_TEMPLATE: usize = 1 << 16;
 const MAX_SIGNS: usize = 8192;
 /// Bytes of stack a template is compiled on; only what is used is ever taken.
 const STACK: usize = 256 << 20;
-/// The name templates are registered under.
-const NAME: &str = "chat";
+/// The template that is taken unless another is asked for.
+const DEFAULT: &str = "default";
+/// The template that is taken for requests with tools, where there is one.
+const TOOL_USE: &str = "tool_use";
+/// Where transformers puts the templates with other names.
+pub(crate) const MORE: &str = "additional_chat_templates";
 
-/// A model's chat template.
+/// A model's chat template, or several by name.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     /// `bos_token`, `eos_token`, …: special tokens of tokenizer_config.json
     tokens: Map<String, Value>,
+    named: BTreeMap<String, Named>,
+    chosen: Option<String>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Named {
+    /// what errors call its file
     file: String,
     source: String,
 }
 
 impl ChatTemplate {
-    /// Opens the template of a directory: chat_template.jinja, else `chat_template` of tokenizer_config.json
-    /// (a string, or a list of named templates of which `default` is taken). `None` when there is neither.
+    /// Opens the templates of a directory: chat_template.jinja and those of `additional_chat_templates`, else
+    /// `chat_template` of tokenizer_config.json (a string, or a list of named templates). `None` when there is neither.
     ///
     /// # Errors
-    /// When a file cannot be read or the template does not parse.
+    /// When a file cannot be read, a template does not parse, or none is called `default`.
     pub fn open(dir: &Path) -> Result<Option<ChatTemplate>, Error> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config_file = config_path.display().to_string();
-        let config = match read_text(&config_path, MAX_TEXT)? {
-            Some(text) => object(&config_file, &text)?,
-            None => Map::new(),
-        };
-        let tokens = special_tokens(&config);
-        let path = dir.join("chat_template.jinja");
-        if let Some(bytes) = read_text(&path, MAX_TEXT)? {
-            let file = path.display().to_string();
-            let source = String::from_utf8(bytes).map_err(|e| Error::Template {
-                file: file.clone(),
-                line: String::new(),
-                reason: format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to()),
-            })?;
-            return Ok(Some(ChatTemplate::new(&file, source, tokens)?));
+        let config = SpecialTokens::open(dir)?;
+        let tokens = config.named().map(|(name, text)| (name.to_owned(), Value::from(text))).collect();
+        let mut named = files(dir)?;
+        if named.is_empty() {
+            named = embedded(&config.keys())?;
+        } else if !named.contains_key(DEFAULT) {
+            let (file, why) =
+                ("chat_template.jinja".to_owned(), format!("the default among those of {MORE}"));
+            return Err(Error::MissingFile { dir: dir.display().to_string(), file, why });
         }
-        let keys = Keys { file: &config_file, prefix: "", map: &config };
-        match embedded(&keys)? {
-            Some(source) => Ok(Some(ChatTemplate::new(&config_file, source, tokens)?)),
-            None => Ok(None),
-        }
+        if named.is_empty() { Ok(None) } else { ChatTemplate::of(named, tokens).map(Some) }
     }
 
     /// Compiles a template; `file` is what errors call it, `tokens` are the special tokens by name.
@@ -74,20 +79,46 @@ impl ChatTemplate {
     /// # Errors
     /// When it does not parse.
     pub fn new(file: &str, source: String, tokens: Map<String, Value>) -> Result<ChatTemplate, Error> {
-        let fail = |e: &minijinja::Error| failure(file, e);
+        let one = Named { file: file.to_owned(), source };
+        ChatTemplate::of([(DEFAULT.to_owned(), one)].into(), tokens)
+    }
+
+    fn of(named: BTreeMap<String, Named>, tokens: Map<String, Value>) -> Result<ChatTemplate, Error> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| fail(&e))?);
+        environment.set_syntax(syntax.map_err(|e| failure("", DEFAULT, &e))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::format);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", python::string);
+        environment.add_filter("int", strings::int);
+        environment.add_filter("float", strings::float);
+        environment.add_filter("striptags", minijinja_contrib::filters::striptags);
+        environment.add_function("cycler", |items: Rest<Jinja>| minijinja_contrib::globals::cycler(items.0));
+        environment.add_function("joiner", minijinja_contrib::globals::joiner);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| time::strftime(SystemTime::now(), &format));
-        compile(&mut environment, file, &source)?;
-        Ok(ChatTemplate { environment, tokens, file: file.to_owned(), source })
+        for (name, Named { file, source }) in &named {
+            compile(&mut environment, file, name, source)?;
+        }
+        Ok(ChatTemplate { environment, tokens, named, chosen: None })
+    }
+
+    /// Takes the template of this name from now on, whatever a request has.
+    ///
+    /// # Errors
+    /// With the names there are, when this is none of them.
+    pub fn choose(&mut self, name: &str) -> Result<(), Error> {
+        if self.named.contains_key(name) {
+            self.chosen = Some(name.to_owned());
+            return Ok(());
+        }
+        let names: Vec<&str> = self.named.keys().map(String::as_str).collect();
+        let file = self.named.values().next().map_or(String::new(), |one| one.file.clone());
+        let reason = format!("there is no template {:?}: expected {}", short(name), names.join(" or "));
+        Err(Error::Template { file, line: String::new(), reason })
     }
 
     /// Renders messages; `add_generation_prompt` appends the head of the reply.
@@ -115,22 +146,34 @@ impl ChatTemplate {
         context.extend(variables.clone());
         context.insert("messages".to_owned(), Value::Array(messages.to_vec()));
         context.insert("add_generation_prompt".to_owned(), Value::Bool(add_generation_prompt));
+        let tools = context.get("tools").is_some_and(|tools| !tools.is_null());
+        let name = match &self.chosen {
+            Some(name) => name,
+            None if tools && self.named.contains_key(TOOL_USE) => TOOL_USE,
+            None => DEFAULT,
+        };
+        let file = self.named.get(name).map_or("", |one| one.file.as_str());
         self.environment
-            .get_template(NAME)
+            .get_template(name)
             .and_then(|template| template.render(Jinja::from(Serde(&context))))
-            .map_err(|e| failure(&self.file, &e))
+            .map_err(|e| failure(file, name, &e))
     }
 
-    /// The template's text.
+    /// The default template's text.
     pub fn source(&self) -> &str {
-        &self.source
+        self.named.get(DEFAULT).map_or("", |one| &one.source)
     }
 }
 
 /// Compiles a template on a thread with a stack for the deepest nesting that its length allows: the compiler calls
 /// itself for every `not` and `-` of a row, and a stack that overflows is no error but the end of the process.
-fn compile(environment: &mut Environment<'static>, file: &str, source: &str) -> Result<(), Error> {
-    let refuse = |reason: String| Error::Template { file: file.to_owned(), line: String::new(), reason };
+fn compile(
+    environment: &mut Environment<'static>,
+    file: &str,
+    name: &str,
+    source: &str,
+) -> Result<(), Error> {
+    let refuse = |reason: String| Error::Template { file: file.to_owned(), line: called(name), reason };
     if source.len() > MAX_TEMPLATE {
         return Err(refuse(format!("{} bytes: expected at most {MAX_TEMPLATE}", source.len())));
     }
@@ -138,45 +181,83 @@ fn compile(environment: &mut Environment<'static>, file: &str, source: &str) -> 
     if signs > MAX_SIGNS {
         return Err(refuse(format!("{signs} signs of ~ + - * / %: expected at most {MAX_SIGNS}")));
     }
-    let text = without_generation_tags(source);
+    let text = source::prepared(source);
     let compiled = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
-        let compiler = thread.spawn_scoped(scope, || environment.add_template_owned(NAME, text))?;
+        let compiler =
+            thread.spawn_scoped(scope, || environment.add_template_owned(name.to_owned(), text))?;
         Ok(compiler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     compiled
         .map_err(|e: std::io::Error| refuse(format!("no thread to compile it on: {e}")))?
-        .map_err(|e| failure(file, &e))
+        .map_err(|e| failure(file, name, &e))
 }
 
-/// The template inside tokenizer_config.json.
-fn embedded(keys: &Keys<'_>) -> Result<Option<String>, Error> {
+/// The templates in files of their own.
+fn files(dir: &Path) -> Result<BTreeMap<String, Named>, Error> {
+    let mut out = BTreeMap::new();
+    let mut all = vec!["chat_template.jinja".to_owned()];
+    all.extend(more(dir));
+    for file in all {
+        let stem = file.strip_prefix(MORE).and_then(|f| f.strip_prefix('/')?.strip_suffix(".jinja"));
+        let name = stem.unwrap_or(DEFAULT).to_owned();
+        let path = dir.join(file);
+        let Some(bytes) = read_text(&path, MAX_TEXT)? else { continue };
+        let file = path.display().to_string();
+        let source = String::from_utf8(bytes).map_err(|e| Error::Template {
+            file: file.clone(),
+            line: String::new(),
+            reason: format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to()),
+        })?;
+        out.insert(name, Named { file, source });
+    }
+    Ok(out)
+}
+
+/// The templates in `additional_chat_templates`, by their paths in the directory, sorted.
+pub(crate) fn more(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join(MORE)).into_iter().flatten().flatten();
+    let names = entries.filter_map(|e| e.file_name().into_string().ok());
+    let mut out: Vec<String> =
+        names.filter(|n| n.ends_with(".jinja")).map(|n| format!("{MORE}/{n}")).collect();
+    out.sort();
+    out
+}
+
+/// The templates inside tokenizer_config.json.
+fn embedded(keys: &Keys<'_>) -> Result<BTreeMap<String, Named>, Error> {
     const EXPECTED: &str = "a template, or a list of {\"name\", \"template\"} with one named \"default\"";
+    let named = |source: &str| Named { file: keys.file.to_owned(), source: source.to_owned() };
+    let mut out = BTreeMap::new();
     match keys.get("chat_template") {
-        None => Ok(None),
-        Some(Value::String(source)) => Ok(Some(source.clone())),
+        None => {}
+        Some(Value::String(source)) => drop(out.insert(DEFAULT.to_owned(), named(source))),
         Some(Value::Array(list)) => {
-            let field = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
-            let default = list.iter().find(|entry| field(entry, "name").as_deref() == Some("default"));
-            match default.and_then(|entry| field(entry, "template")) {
-                Some(source) => Ok(Some(source)),
-                None => Err(keys.wrong("chat_template", format!("a list of {}", list.len()), EXPECTED)),
+            for entry in list {
+                let field = |key: &str| entry.get(key).and_then(Value::as_str);
+                let (Some(name), Some(source)) = (field("name"), field("template")) else {
+                    return Err(keys.bad("chat_template", entry, EXPECTED));
+                };
+                if out.insert(name.to_owned(), named(source)).is_some() {
+                    let twice = format!("a list with two templates {:?}", short(name));
+                    return Err(keys.wrong("chat_template", twice, EXPECTED));
+                }
+            }
+            if !out.contains_key(DEFAULT) {
+                return Err(keys.wrong("chat_template", format!("a list of {}", list.len()), EXPECTED));
             }
         }
-        Some(other) => Err(keys.bad("chat_template", other, EXPECTED)),
+        Some(other) => return Err(keys.bad("chat_template", other, EXPECTED)),
     }
+    Ok(out)
 }
 
-/// Every `…_token` of tokenizer_config.json: a string, or an object whose `content` is the string.
-fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
-    let token = |(name, value): (&String, &Value)| {
-        let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str))?;
-        name.ends_with("_token").then(|| (name.clone(), Value::from(text)))
-    };
-    config.iter().filter_map(token).collect()
+/// What a template is called in errors, behind its file.
+fn called(name: &str) -> String {
+    if name == DEFAULT { String::new() } else { format!(" {:?}", short(name)) }
 }
 
-fn failure(file: &str, e: &minijinja::Error) -> Error {
+fn failure(file: &str, name: &str, e: &minijinja::Error) -> Error {
     let reason = match (e.kind(), e.detail()) {
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
@@ -185,7 +266,7 @@ fn failure(file: &str, e: &minijinja::Error) -> Error {
     Error::Template {
         reason: line(&reason),
         file: file.to_owned(),
-        line: e.line().map(|n| format!(" line {n}")).unwrap_or_default(),
+        line: called(name) + &e.line().map(|n| format!(" line {n}")).unwrap_or_default(),
     }
 }
 
@@ -205,7 +286,7 @@ fn tojson(
             Some(yes) => yes,
             None => ensure_ascii.unwrap_or(false),
         },
-        indent: kwargs.get("indent")?,
+        indent: kwargs.get::<Option<Jinja>>("indent")?.map(indent).transpose()?,
         separators: kwargs.get::<Option<Vec<String>>>("separators")?,
         sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
@@ -213,24 +294,14 @@ fn tojson(
     python::dumps(value, &style, state)
 }
 
-/// `{% generation %}` marks replies for training; for rendering it is a block that is always
-/// taken.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let Some(inside) = rest[open + 2..].find("%}") else { break };
-        let len = inside + 2;
-        let (before, tag) = (&rest[..open], &rest[open..open + len + 2]);
-        let inner = tag[2..len].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        out.push_str(before);
-        match inner {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[open + len + 2..];
-    }
-    out.push_str(rest);
-    out
+/// What a level is indented by: a string, or so many spaces.
+fn indent(value: Jinja) -> Result<String, minijinja::Error> {
+    const MOST: usize = 64;
+    let wide = match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(usize::try_from(value)?.min(MOST + 1)),
+    };
+    let message = format!("tojson: indent is wider than {MOST}");
+    let fits = wide.len() <= MOST;
+    fits.then_some(wide).ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }

@@ -1,13 +1,14 @@
 //! A checkpoint directory: opened and checked by its headers alone, tensors read on demand.
 
 use crate::config::Config;
+use crate::hub::{Found, Origin};
 use crate::keys::{MAX_TEXT, read_text};
 use crate::quantization::Quantization;
 use crate::shards::{Located, Shards};
 use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::weight::{Format, Weight};
-use crate::{Error, digest, refuse};
+use crate::{Error, digest, hub, refuse, tokenizer};
 use cute_records::Count;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,8 +18,10 @@ use std::path::{Path, PathBuf};
 /// A checkpoint whose config and headers were found consistent.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// the directory, as given
+    /// the directory: as given, or where the name was found
     pub dir: PathBuf,
+    /// repository and commit, when it is a snapshot of the Hugging Face cache
+    pub origin: Option<Origin>,
     /// shape of the text model
     pub config: Config,
     /// what is announced of quantised weights, if anything
@@ -44,20 +47,39 @@ pub(crate) struct Drawn {
 }
 
 impl Checkpoint {
-    /// Opens a directory: config first, then every header, then each expected tensor's presence, shape, dtype and
-    /// scales. No tensor data is read but the global scales of packed weights, and the output matrix of a tied
-    /// checkpoint that stores it all the same: it is compared with the embedding.
+    /// Opens a directory, or the snapshot that a name of the hub has in the local cache ([`hub::locate`]): config first,
+    /// then every header, then each expected tensor's presence, shape, dtype and scales. No tensor data is read but the
+    /// global scales of packed weights, and the output matrix of a tied checkpoint that stores it all the same: it is
+    /// compared with the embedding.
     ///
     /// # Errors
     /// The first thing that is wrong, naming file, key or tensor.
-    pub fn open(dir: &Path) -> Result<Checkpoint, Error> {
-        let names = entries(dir)?;
+    pub fn open(name: &Path) -> Result<Checkpoint, Error> {
+        let path = name.display().to_string();
+        if path.ends_with(".gguf") {
+            refuse::directory(Path::new(""), &[path])?;
+        }
+        Checkpoint::open_found(hub::locate(name)?)
+    }
+
+    /// Opens what was located.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_found(found: Found) -> Result<Checkpoint, Error> {
+        let Found { dir, origin } = found;
+        let (dir, names) = (dir.as_path(), entries(&dir)?);
         refuse::directory(dir, &names)?;
-        let (config, quantization) = read_config(dir)?;
+        origin.as_ref().map_or(Ok(()), |origin| origin.check(dir, &names))?;
+        let (mut config, quantization) = read_config(dir)?;
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids.extend(tokenizer::eos(dir, config.vocab_size)?);
+        }
         let shards = Shards::open(dir, &names)?;
         let texts = digest::texts(dir, &names)?;
         let mut out = Checkpoint {
             dir: dir.to_owned(),
+            origin,
             config,
             quantization,
             shards,
@@ -141,19 +163,6 @@ impl Checkpoint {
 /// Sorted names of the directory's entries.
 fn entries(dir: &Path) -> Result<Vec<String>, Error> {
     let path = dir.display().to_string();
-    if path.ends_with(".gguf") {
-        refuse::directory(Path::new(""), std::slice::from_ref(&path))?;
-    }
-    if !dir.exists() {
-        let hub = !dir.is_absolute() && dir.components().count() == 2 && !path.starts_with('.');
-        let hint = match hub {
-            true => {
-                format!("; if it is a name of the hub, `hf download {path}` prints the directory to give")
-            }
-            false => String::new(),
-        };
-        return Err(Error::NoDirectory { path, hint });
-    }
     if !dir.is_dir() {
         let why = "the argument is a file; give the directory it stands in".to_owned();
         return Err(Error::MissingFile { dir: path, file: "config.json".to_owned(), why });

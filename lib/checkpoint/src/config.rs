@@ -85,7 +85,7 @@ pub struct Config {
     pub architecture: String,
     /// `model_type` of the text model
     pub model_type: String,
-    /// ids that end a reply: generation_config.json's, else config.json's
+    /// ids that end a reply: generation_config.json's, else config.json's, else tokenizer_config.json's
     pub eos_token_ids: Vec<u32>,
 }
 

@@ -1,5 +1,6 @@
 //! sha256 of every file that defines the model, and one digest over them all.
 
+use crate::chat;
 use crate::checkpoint::Checkpoint;
 use crate::keys::open_file;
 use crate::shards::Shard;
@@ -87,8 +88,8 @@ pub(crate) fn file(dir: &Path, name: &str) -> Result<Option<FileDigest>, Error> 
 
 /// The defining text files among the directory's entries, with their sizes.
 pub(crate) fn texts(dir: &Path, names: &[String]) -> Result<Vec<(String, u64)>, Error> {
-    let defining = names.iter().filter(|n| DEFINING.contains(&n.as_str()));
-    defining.map(|n| Ok((n.clone(), open_file(&dir.join(n))?.1))).collect()
+    let defining = names.iter().filter(|n| DEFINING.contains(&n.as_str())).cloned();
+    defining.chain(chat::more(dir)).map(|n| open_file(&dir.join(&n)).map(|(_, bytes)| (n, bytes))).collect()
 }
 
 fn digest(

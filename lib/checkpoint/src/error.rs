@@ -20,8 +20,38 @@ pub enum Error {
     NoDirectory {
         /// as given
         path: String,
-        /// what to do, when it looks like a name of the hub
+        /// why it is no name of the hub either, when it could have been meant as one
         hint: String,
+    },
+    /// a name of the hub that the local cache does not have
+    #[error("{name}: no such directory, and {reason}; `{command}` downloads it")]
+    NotCached {
+        /// as given
+        name: String,
+        /// what the cache has instead
+        reason: String,
+        /// what to run
+        command: String,
+    },
+    /// a ref of the cache that names no commit
+    #[error("{file}: it says {found:?}: expected a commit")]
+    BadReference {
+        /// path of the ref
+        file: String,
+        /// its content
+        found: String,
+    },
+    /// a snapshot of the cache whose download did not come to its end
+    #[error("{dir}: no {file}: {why}; `{command}` completes the snapshot")]
+    Incomplete {
+        /// the snapshot
+        dir: String,
+        /// name of the first missing file
+        file: String,
+        /// how that is known
+        why: String,
+        /// what to run
+        command: String,
     },
     /// a file that must be there is not
     #[error("{dir}: no {file}: {why}")]
@@ -336,7 +366,7 @@ pub enum Error {
     Template {
         /// path of the file
         file: String,
-        /// ` line N`, where that is known
+        /// the template's name, when it is not the default one, and ` line N`, where that is known
         line: String,
         /// what it says
         reason: String,

@@ -13,6 +13,7 @@
 //! | [`weight`] | weights as they are stored, packed ones with their scales, and what they are worth |
 //! | [`quantization`] | what a checkpoint says of its quantised weights |
 //! | [`moe`] | mixtures of experts |
+//! | [`hub`] | names of the hub, found in the local cache |
 //! | [`tokenizer`] | text to token ids and back, streaming |
 //! | [`chat`] | messages to text, as transformers renders them |
 //! | [`digest`] | sha256 of every file |
@@ -29,6 +30,7 @@ mod error;
 mod expected;
 pub use expected::expected_shapes;
 mod header;
+pub mod hub;
 mod json;
 mod keys;
 mod matching;
@@ -41,6 +43,7 @@ mod refuse;
 pub mod scan;
 mod shards;
 mod source;
+mod special;
 pub mod tensor;
 pub mod tokenizer;
 pub mod verify;

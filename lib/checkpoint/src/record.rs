@@ -33,6 +33,8 @@ impl Checkpoint {
         let tokenizer = files.iter().find(|f| f.name == "tokenizer.json");
         Model {
             path: self.dir.display().to_string(),
+            repository: self.origin.as_ref().map(|o| o.repository.clone()),
+            revision: self.origin.as_ref().map(|o| o.revision.clone()),
             digest: Checkpoint::model_digest(&files),
             architecture: c.architecture.clone(),
             model_type: c.model_type.clone(),

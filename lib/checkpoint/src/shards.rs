@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::header::{self, Entry};
-use crate::json::reason;
+use crate::json::{reason, short};
 use crate::keys::{MAX_INDEX, open_file, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Name of the only file of a checkpoint that is not sharded.
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 
 /// An open safetensors file.
 #[derive(Debug)]
@@ -88,6 +88,27 @@ impl Shards {
         }
         Ok(())
     }
+}
+
+/// The first safetensors file that should be among `names` (the directory's entries, sorted) and is not, and who says so.
+///
+/// # Errors
+/// When the index cannot be read.
+pub(crate) fn absent(dir: &Path, names: &[String]) -> Result<Option<(String, String)>, Error> {
+    let there = |name: &String| names.binary_search(name).is_ok();
+    Ok(match Index::read(dir)? {
+        Some(index) => {
+            let absent = index.map.into_iter().filter(|(_, file)| !there(file)).min_by(|a, b| a.1.cmp(&b.1));
+            absent.map(|(tensor, file)| {
+                (short(&file), format!("tensor {} is said to be in it", short(&tensor)))
+            })
+        }
+        None if there(&SINGLE.to_owned()) => None,
+        None => match unindexed(dir, names) {
+            Err(Error::MissingFile { file, why, .. }) => Some((file, why)),
+            _ => None,
+        },
+    })
 }
 
 /// Which tensor stands in which file.

@@ -2,6 +2,7 @@
 
 use crate::json::{self, line, reason, short};
 use crate::keys::{MAX_TOKENIZER, read_text};
+use crate::special::SpecialTokens;
 use crate::{Config, Error};
 use std::path::Path;
 
@@ -20,10 +21,10 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Opens tokenizer.json of a directory; `None` when there is none. Truncation and padding settings of
-    /// the file are switched off: a prompt is never cut silently.
+    /// the file are switched off: a prompt is never cut silently. Tokens that tokenizer_config.json names are special.
     ///
     /// # Errors
-    /// When the file is there and cannot be used.
+    /// When the file is there and cannot be used, or disagrees with tokenizer_config.json.
     pub fn open(dir: &Path) -> Result<Option<Tokenizer>, Error> {
         let path = dir.join("tokenizer.json");
         let Some(text) = read_text(&path, MAX_TOKENIZER)? else { return Ok(None) };
@@ -36,6 +37,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(fail)?;
         inner.with_padding(None);
         check_added(&inner, &text).map_err(fail)?;
+        SpecialTokens::open(dir)?.apply(&mut inner)?;
         let largest = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max();
         let Some(largest) = largest else {
             return Err(Error::Tokenizer { file, reason: "it has no tokens".to_owned() });
@@ -48,7 +50,20 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no token for some of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(&e))?;
+        self.ids(text, false)
+    }
+
+    /// Token ids of a text that no template has made, with the special tokens that tokenizer.json's `post_processor` puts
+    /// around it, such as a first one.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for some of it.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, Error> {
+        self.ids(text, true)
+    }
+
+    fn ids(&self, text: &str, around: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, around).map_err(|e| self.error(&e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -87,14 +102,23 @@ impl Tokenizer {
         }
     }
 
-    /// Decodes token by token.
-    pub fn stream(&self) -> Detokenizer<'_> {
-        Detokenizer { tokenizer: self, ids: Vec::new(), given: 0, context: 0 }
+    /// Whether a token has no part in any text: a special one, or an id without a token.
+    fn is_silent(&self, id: u32) -> bool {
+        let special = |token: String| self.inner.get_added_vocabulary().is_special_token(&token);
+        self.inner.id_to_token(id).is_none_or(special)
     }
 
     fn error(&self, e: &tokenizers::Error) -> Error {
         Error::Tokenizer { file: self.file.clone(), reason: line(&e.to_string()) }
     }
+}
+
+/// The id of `eos_token` of tokenizer_config.json, for a model whose configs name none.
+pub(crate) fn eos(dir: &Path, vocab_size: usize) -> Result<Option<u32>, Error> {
+    let tokens = SpecialTokens::open(dir)?;
+    let Some(token) = tokens.get("eos_token") else { return Ok(None) };
+    let id = Tokenizer::open(dir)?.and_then(|t| t.id(token));
+    Ok(id.filter(|id| (*id as usize) < vocab_size))
 }
 
 /// The library numbers added tokens anew where the file's own number is not the next one; that would be another
@@ -126,10 +150,9 @@ fn check_added(tokenizer: &tokenizers::Tokenizer, text: &[u8]) -> Result<(), tok
 }
 
 /// Text of a growing list of token ids. What it yields, put together, is what [`Tokenizer::decode`] makes of
-/// the whole list; it never yields half a character.
-#[derive(Debug)]
-pub struct Detokenizer<'a> {
-    tokenizer: &'a Tokenizer,
+/// the whole list; it never yields half a character. Every call must be given the same tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct Detokenizer {
     /// the last tokens: some whose text is complete, as context, then those that are not
     ids: Vec<u32>,
     /// bytes of their text that were yielded already
@@ -138,51 +161,55 @@ pub struct Detokenizer<'a> {
     context: usize,
 }
 
-impl Detokenizer<'_> {
+impl Detokenizer {
     /// Takes the next token and yields the text that became certain, often none.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn push(&mut self, id: u32) -> Result<String, Error> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, Error> {
+        if tokenizer.is_silent(id) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
+        let text = tokenizer.decode(&self.ids)?;
         // Only the last character can still change: it may be the start of one that is not complete.
         let certain = text.strip_suffix(REPLACEMENT).unwrap_or(&text);
         let out = certain.get(self.given..).unwrap_or_default().to_owned();
         self.given = self.given.max(certain.len());
         if certain.len() == text.len() {
-            self.forget(self.ids.len())?;
+            self.forget(tokenizer)?;
         } else if self.ids.len() >= WINDOW {
-            self.forget_garbage(&text)?;
+            self.forget_garbage(tokenizer, &text)?;
         }
         Ok(out)
     }
 
-    /// Ends the stream and yields what was held back.
+    /// Ends the stream and yields what was held back: bytes that have not become a character, as U+FFFD.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn finish(self) -> Result<String, Error> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        Ok(text.get(self.given..).unwrap_or_default().to_owned())
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
+        let Detokenizer { ids, given, .. } = std::mem::take(self);
+        let text = tokenizer.decode(&ids)?;
+        Ok(text.get(given..).unwrap_or_default().to_owned())
     }
 
-    /// All text up to `n` tokens was yielded: keeps the tokens since the last such moment, as context for
-    /// decoders that treat the first token of a text differently.
-    fn forget(&mut self, n: usize) -> Result<(), Error> {
+    /// All text was yielded: keeps the tokens since the last such moment, as context for decoders that treat the first
+    /// token of a text differently.
+    fn forget(&mut self, tokenizer: &Tokenizer) -> Result<(), Error> {
         self.ids.drain(..self.context);
-        self.context = n - self.context;
-        self.given = self.tokenizer.decode(&self.ids)?.len();
+        self.context = self.ids.len();
+        self.given = tokenizer.decode(&self.ids)?.len();
         Ok(())
     }
 
     /// Bytes that never become a character would make the window grow without end. Where the text of two
     /// halves is the text of the whole, no character spans them.
-    fn forget_garbage(&mut self, text: &str) -> Result<(), Error> {
+    fn forget_garbage(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<(), Error> {
         for cut in (1..self.ids.len()).rev() {
             let (head, tail) = self.ids.split_at(cut);
-            let (head, tail) = (self.tokenizer.decode(head)?, self.tokenizer.decode(tail)?);
-            if !tail.is_empty() && head.len() + tail.len() == text.len() && head.len() <= self.given {
+            let (head, tail) = (tokenizer.decode(head)?, tokenizer.decode(tail)?);
+            if !tail.is_empty() && text.strip_prefix(&head) == Some(&tail) && head.len() <= self.given {
                 self.ids.drain(..cut);
                 (self.given, self.context) = (self.given - head.len(), 0);
                 return Ok(());

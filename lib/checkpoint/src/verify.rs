@@ -1,7 +1,7 @@
 //! A checkpoint against the `model` record of an earlier one: every difference, by name.
 
 use crate::json::short;
-use crate::{Error, digest};
+use crate::{Error, chat, digest};
 use cute_records::{FileDigest, Ledger, Model, ReadError, Reader, Record};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 /// Fields that say where and how the checkpoint was loaded, not what it is.
-const CIRCUMSTANCES: [&str; 5] = ["path", "plan", "non_finite", "files", "digest"];
+const CIRCUMSTANCES: [&str; 7] = ["path", "repository", "revision", "plan", "non_finite", "files", "digest"];
 
 /// Why a stream holds no record to compare with.
 #[derive(Debug, thiserror::Error)]
@@ -105,14 +105,17 @@ pub fn differences(found: &Model, recorded: &Model) -> Result<Vec<Difference>, s
 /// # Errors
 /// When a file is there and cannot be read.
 pub fn directory_differences(dir: &Path, recorded: &Model) -> Result<Vec<Difference>, Error> {
+    let templates = chat::more(dir);
     let mut names: Vec<&str> = recorded.files.iter().map(|f| f.name.as_str()).collect();
     names.extend(digest::DEFINING);
+    names.extend(templates.iter().map(String::as_str));
     names.sort_unstable();
     names.dedup();
     let mut found = Vec::new();
     for name in names {
         // A record may say anything; only files of the directory itself are looked at.
-        if !name.contains(['/', '\\']) {
+        let name_alone = name.strip_prefix(chat::MORE).and_then(|n| n.strip_prefix('/')).unwrap_or(name);
+        if !name_alone.contains(['/', '\\']) {
             found.extend(digest::file(dir, name)?);
         }
     }

@@ -3,8 +3,11 @@
 mod broken;
 mod guards;
 mod replay;
+mod track;
 
 pub use replay::Known;
+
+use track::Track;
 
 use crate::Error;
 use crate::backend::{Backend, Regions};
@@ -14,12 +17,11 @@ use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
 use crate::model::{Model, Scratch, Top};
 use crate::pool::Entries as _;
-use crate::sampler::{self, Stream};
+use crate::sampler;
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
-use cute_records::digest::Hasher;
-use cute_records::{Finding, FinishReason, Pool, State, TokenLogprob};
+use cute_records::{Chunk, Finding, FinishReason, Pool, State};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 pub enum Event {
     /// an entry was acquired or released
     State(State),
+    /// a reply that is streamed has grown, or ended; `run` and `index` are not known here
+    Chunk(Chunk),
     /// a request ended
     Finished(Box<Output>),
     /// a guard found that an invariant is broken
@@ -80,27 +84,6 @@ pub struct Engine<B: Backend> {
     broken: broken::Broken,
     slot0_written: bool,
     totals: Totals,
-}
-
-/// What accumulates beside a sequence, over its preemptions.
-struct Track {
-    fingerprint: Hasher,
-    stream: Stream,
-    logprobs: Vec<Vec<TokenLogprob>>,
-    decode: Duration,
-    admitted: Instant,
-}
-
-impl Track {
-    fn new(seed: u64) -> Self {
-        Track {
-            fingerprint: Hasher::new(),
-            stream: Stream::new(seed),
-            logprobs: Vec::new(),
-            decode: Duration::ZERO,
-            admitted: Instant::now(),
-        }
-    }
 }
 
 impl<B: Backend> Engine<B> {
@@ -299,8 +282,7 @@ impl<B: Backend> Engine<B> {
         let zero = self.backend.slot_is_zero(&self.cache, s.slot)?;
         self.totals.zero_check += start.elapsed();
         let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
-        let seed = s.request.params.seed;
-        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(seed));
+        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(&s.request.params));
         emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
         Ok(())
     }
@@ -353,8 +335,9 @@ impl<B: Backend> Engine<B> {
                 continue;
             };
             let row = logits.next().unwrap_or_default();
-            if let Some((reason, error)) = self.next_token(index, *top, row) {
-                self.finish(index, reason, error, emit)?;
+            match self.next_token(index, *top, row) {
+                Some((reason, error)) => self.finish(index, reason, error, emit)?,
+                None => self.chunk(index, emit),
             }
         }
         Ok(())
@@ -394,13 +377,26 @@ impl<B: Backend> Engine<B> {
             sampler::sample(row, params, seen, &mut track.stream)
         };
         s.generated.push(token);
+        let stopped = track.reply.as_mut().map_or(Ok(false), |r| r.push(self.tokenizer.as_deref(), token));
+        match stopped {
+            Err(e) => return Some((FinishReason::Error, Some(e.to_string()))),
+            Ok(true) => return Some((FinishReason::Stop, None)),
+            Ok(false) => {}
+        }
         if !params.ignore_eos && self.model.config.eos_token_ids.contains(&token) {
             return Some((FinishReason::Stop, None));
         }
-        if !params.stop.is_empty() && self.tokenizer.as_ref().is_some_and(|t| ends_with_stop(t, s)) {
-            return Some((FinishReason::Stop, None));
-        }
         (s.len() >= limit).then_some((FinishReason::Length, None))
+    }
+
+    /// Reports what a running sequence's reply has grown by, when it is streamed and that is certain.
+    fn chunk(&mut self, index: usize, emit: &mut dyn FnMut(Event)) {
+        let s = &self.scheduler.running[index];
+        let Some(track) = self.tracks.get_mut(&s.request.ordinal) else { return };
+        let text = self.tokenizer.is_some();
+        if s.request.params.stream && track.reply.as_ref().is_some_and(|r| !text || r.has_news()) {
+            emit(Event::Chunk(track.chunk(&s.request, text)));
+        }
     }
 
     fn finish(
@@ -420,7 +416,7 @@ impl<B: Backend> Engine<B> {
     fn end(
         &mut self,
         s: Sequence,
-        finish_reason: FinishReason,
+        mut finish_reason: FinishReason,
         error: Option<String>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
@@ -430,15 +426,19 @@ impl<B: Backend> Engine<B> {
             emit(Event::State(slot_event("release", &s, &self.scheduler)));
         }
         self.poison_released(&s)?;
-        let text = match &self.tokenizer {
-            Some(t) => Some(reply(t, &s)?),
-            None => None,
-        };
-        let track = self.tracks.remove(&s.request.ordinal).unwrap_or_else(|| Track::new(0));
+        let mut track =
+            self.tracks.remove(&s.request.ordinal).unwrap_or_else(|| Track::new(&s.request.params));
+        let (text, stop_reason) = track.end(self.tokenizer.as_deref(), &s, &mut finish_reason)?;
+        if s.request.params.stream {
+            let last = track.chunk(&s.request, text.is_some());
+            let stop_reason = stop_reason.clone();
+            emit(Event::Chunk(Chunk { finish_reason: Some(finish_reason), stop_reason, ..last }));
+        }
         emit(Event::Finished(Box::new(Output {
             token_ids: s.generated,
             text,
             finish_reason,
+            stop_reason,
             error,
             fingerprint: track.fingerprint.hex(),
             logprobs: track.logprobs,
@@ -466,20 +466,4 @@ fn slot_event(op: &str, s: &Sequence, scheduler: &Scheduler) -> State {
         digest: None,
         free: scheduler.slots.free() as u64,
     }
-}
-
-/// Whether a stop string has just been completed. Only the tail that could hold it is decoded.
-fn ends_with_stop(tokenizer: &Tokenizer, s: &Sequence) -> bool {
-    let longest = s.request.params.stop.iter().map(String::len).max().unwrap_or(0);
-    let tail = &s.generated[s.generated.len().saturating_sub(longest + 8)..];
-    tokenizer.decode(tail).is_ok_and(|text| s.request.params.stop.iter().any(|stop| text.contains(stop)))
-}
-
-/// The reply up to the first stop string.
-fn reply(tokenizer: &Tokenizer, s: &Sequence) -> Result<String, Error> {
-    let mut text = tokenizer.decode(&s.generated)?;
-    if let Some(at) = s.request.params.stop.iter().filter_map(|stop| text.find(stop)).min() {
-        text.truncate(at);
-    }
-    Ok(text)
 }

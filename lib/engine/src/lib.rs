@@ -11,6 +11,7 @@
 //! | [`scheduler`] | waiting and running queues to batches; no device, no floats |
 //! | [`pool`] | slots and pages: FIFO, owner, epoch |
 //! | [`sequence`] | one request on its way |
+//! | [`reply`] | its text as it grows: stop strings, chunks |
 //! | [`dispatch`], [`knobs`] | which path a layer takes, and why |
 //! | [`model`] | the model text, generic over [`backend::Backend`] |
 //! | [`backend`] | the operations; [`backend::Cpu`] is the reference |
@@ -29,6 +30,7 @@ pub mod guard;
 pub mod knobs;
 pub mod model;
 pub mod pool;
+pub mod reply;
 pub mod rope;
 pub mod sampler;
 pub mod scheduler;

@@ -22,6 +22,10 @@ pub struct SamplingParams {
     pub seed: u64,
     /// texts that end the reply
     pub stop: Vec<String>,
+    /// the text keeps the one that ended it
+    pub include_stop_str_in_output: bool,
+    /// emit the reply in chunks as it grows
+    pub stream: bool,
     /// end-of-sequence tokens do not end the reply
     pub ignore_eos: bool,
     /// log-probabilities wanted per step
@@ -39,6 +43,8 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             seed: 0,
             stop: Vec::new(),
+            include_stop_str_in_output: false,
+            stream: false,
             ignore_eos: false,
             logprobs: 0,
         }
@@ -103,6 +109,8 @@ pub struct Output {
     pub text: Option<String>,
     /// why it ended
     pub finish_reason: FinishReason,
+    /// the stop string that ended it
+    pub stop_reason: Option<String>,
     /// what went wrong
     pub error: Option<String>,
     /// sha256 over every step's largest logit (bits) and its id

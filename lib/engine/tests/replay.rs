@@ -50,6 +50,7 @@ fn take(engine: &mut Engine<Cpu>, known: Option<&BTreeMap<u64, Known>>) -> Optio
     let mut emit = |event| match event {
         Event::State(s) => states.push(s),
         Event::Finished(o) => outputs.push(*o),
+        Event::Chunk(_) => {}
         Event::Finding(f) => panic!("{f:?}"),
     };
     let worked = match known {
@@ -83,7 +84,11 @@ fn a_run_goes_on_from_every_step_in_which_a_reply_ended() {
         let outputs = steps[..=last].iter().flat_map(|(_, outputs)| outputs);
         let known: BTreeMap<u64, Known> = outputs
             .map(|o| {
-                let known = Known { tokens: o.token_ids.len(), finish_reason: o.finish_reason };
+                let known = Known {
+                    tokens: o.token_ids.len(),
+                    finish_reason: o.finish_reason,
+                    token_ids: Vec::new(),
+                };
                 (o.request.ordinal, known)
             })
             .collect();
@@ -111,8 +116,9 @@ fn a_run_goes_on_from_every_step_in_which_a_reply_ended() {
 
 #[test]
 fn a_reply_that_ended_in_an_error_ends_where_a_token_would_have_been() {
-    let known: BTreeMap<u64, Known> =
-        (0..6).map(|i| (i, Known { tokens: 2, finish_reason: FinishReason::Error })).collect();
+    let known: BTreeMap<u64, Known> = (0..6)
+        .map(|i| (i, Known { tokens: 2, finish_reason: FinishReason::Error, token_ids: Vec::new() }))
+        .collect();
     let mut engine = started().0;
     let outputs: Vec<Output> =
         std::iter::from_fn(|| take(&mut engine, Some(&known))).flat_map(|(_, outputs)| outputs).collect();

@@ -26,6 +26,7 @@ fn note<'a>(
     |event| match event {
         Event::State(s) => states.push(s),
         Event::Finished(o) => assert!(outputs.insert(o.request.ordinal, *o).is_none(), "ended twice"),
+        Event::Chunk(_) => {}
         Event::Finding(f) => panic!("{f:?}"),
     }
 }

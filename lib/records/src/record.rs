@@ -71,6 +71,7 @@ records! {
     Run = "run": "who writes this stream, with which resolved configuration, on what",
     Model = "model": "a checkpoint, checked",
     Prompt = "prompt": "a request",
+    Chunk = "chunk": "what a reply has grown by",
     Completion = "completion": "a reply",
     Dispatch = "dispatch": "one decision about the path of a layer",
     Pool = "pool": "the geometry of a cache pool",

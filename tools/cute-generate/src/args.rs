@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid | cute-generate --prompts examples/arith-50.jsonl --runs 5 > soak.jsonl
   echo '{\"prompt\":\"Question: What is 3 + 4?\\nAnswer:\"}' | cute-generate --model examples/tiny-hybrid | jq -r 'select(.type==\"completion\").text'
+  cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --stream --stop '####' | jq -j 'select(.type==\"chunk\").text'
   cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --journal night --resume > night.jsonl
   cute-generate --model examples/tiny-hybrid --probe aba,codeword,boundary,canary --pressure 4x </dev/null | cute-verdict
   cute-generate --model examples/tiny-hybrid --probe aba,canary --storm cancel,preempt --storm-seed 7 </dev/null | cute-audit
@@ -24,8 +25,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = "cute-generate", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Checkpoint directory; without it a model record is read from stdin
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory, or the name of a model in the Hugging Face cache; without it a model record is read from stdin
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Option<PathBuf>,
     /// Prompts, one JSON object a line; without it they are read from stdin
     #[arg(long, value_name = "FILE")]
@@ -47,6 +48,12 @@ pub struct Args {
     /// Send questions and prompts as a user's message through the chat template
     #[arg(long)]
     pub chat: bool,
+    /// Variables for the chat template, e.g. '{"enable_thinking": false}'; a request's own come on top
+    #[arg(long, value_name = "JSON", value_parser = kwargs)]
+    pub chat_template_kwargs: Option<Kwargs>,
+    /// Which of several chat templates to take [default: tool_use for requests with tools, else default]
+    #[arg(long, value_name = "NAME")]
+    pub chat_template: Option<String>,
 
     /// Most tokens of a reply
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Sampling")]
@@ -69,12 +76,18 @@ pub struct Args {
     /// The i-th prompt samples with seed + i, in every run
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
-    /// A text that ends the reply; may be repeated
+    /// A text that ends the reply, which ends before it; may be repeated
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub stop: Vec<String>,
+    /// The reply keeps the stop string that ended it
+    #[arg(long, help_heading = "Sampling")]
+    pub include_stop_str_in_output: bool,
     /// Go on after an end-of-sequence token
     #[arg(long, help_heading = "Sampling")]
     pub ignore_eos: bool,
+    /// Write a `chunk` record for every new piece of text, as soon as nothing can change it any more
+    #[arg(long, help_heading = "Output")]
+    pub stream: bool,
     /// Write the generated token ids
     #[arg(long, help_heading = "Output")]
     pub token_ids: bool,
@@ -178,6 +191,13 @@ pub struct Args {
     pub list_faults: bool,
 }
 
+/// Variables by name.
+pub type Kwargs = serde_json::Map<String, serde_json::Value>;
+
+fn kwargs(text: &str) -> Result<Kwargs, String> {
+    serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))
+}
+
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum KvCacheDtype {
@@ -269,6 +289,9 @@ impl Args {
         config.resolve("dispatch_log", engine.knobs.dispatch_log);
         config.resolve("region_timing", engine.knobs.region_timing);
         config.resolve("coop_gdn", engine.knobs.coop_gdn);
+        if let Some(kwargs) = &self.chat_template_kwargs {
+            config.resolve("chat_template_kwargs", json!(kwargs));
+        }
         config.resolve("runs", self.runs);
         config.resolve("max_tokens", self.max_tokens);
         config.resolve("temperature", f64::from(self.temperature));
@@ -285,6 +308,10 @@ impl Args {
             repetition_penalty: over.repetition_penalty.unwrap_or(self.repetition_penalty),
             seed: over.seed.unwrap_or_else(|| self.seed.wrapping_add(index)),
             stop: over.stop.clone().unwrap_or_else(|| self.stop.clone()),
+            include_stop_str_in_output: over
+                .include_stop_str_in_output
+                .unwrap_or(self.include_stop_str_in_output),
+            stream: self.stream,
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
         }

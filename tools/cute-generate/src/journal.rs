@@ -51,6 +51,9 @@ struct Entry {
     states: Vec<State>,
     /// the replies that ended, in the order in which they did
     replies: Vec<Completion>,
+    /// the tokens of each, when they are streamed: their chunks are made of them again
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<Vec<u32>>,
 }
 
 /// What the steps took: durations of [`Totals`] in nanoseconds, launches and workspace resets of the fused paths.
@@ -154,10 +157,23 @@ impl Journal {
         }
         (self.last, self.before) = (entry.step, entry.spent);
         self.states.extend(entry.states);
+        let (streamed, n) = (!entry.tokens.is_empty(), entry.tokens.len());
+        if streamed && n != entry.replies.len() {
+            let replies = entry.replies.len();
+            return Err(line.error(format!("the tokens of {n} replies, and {replies} replies")).into());
+        }
+        let mut tokens = entry.tokens.into_iter();
         for reply in entry.replies {
+            let token_ids = tokens.next().unwrap_or_default();
+            let generated = reply.completion_tokens.unwrap_or_default();
+            if streamed && token_ids.len() as u64 != generated {
+                let n = token_ids.len();
+                return Err(line.error(format!("{n} tokens of a reply that has {generated}")).into());
+            }
             let known = Known {
-                tokens: reply.completion_tokens.unwrap_or_default() as usize,
+                tokens: generated as usize,
                 finish_reason: reply.finish_reason.unwrap_or(FinishReason::Error),
+                token_ids,
             };
             self.known.insert(reply.ordinal, known);
             if let Some(twice) = self.replies.insert(reply.ordinal, reply) {
@@ -232,14 +248,20 @@ impl Journal {
         }
     }
 
-    /// Takes note of a reply. Returns what belongs on stdout.
+    /// Takes note of a reply, and of its tokens where they are streamed. Returns what belongs on stdout.
     ///
     /// # Errors
     /// When the journal has no such reply where it should have.
-    pub fn reply(&mut self, reply: Completion, steps: u64) -> anyhow::Result<Completion> {
+    pub fn reply(
+        &mut self,
+        reply: Completion,
+        token_ids: Option<Vec<u32>>,
+        steps: u64,
+    ) -> anyhow::Result<Completion> {
         if self.known(steps).is_none() {
             if self.file.is_some() {
                 self.entry.replies.push(reply.clone());
+                self.entry.tokens.extend(token_ids);
             }
             return Ok(reply);
         }

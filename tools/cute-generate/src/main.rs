@@ -56,7 +56,9 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         (Some(checkpoint), _) => checkpoint,
         (None, Some(model)) => Checkpoint::open(model.path.as_ref())?,
         (None, None) => {
-            bail!("no model: give --model DIR, or a model record on stdin (cute-load DIR | cute-generate …)")
+            bail!(
+                "no model: give --model DIR or --model ORG/NAME, or a model record on stdin (cute-load DIR | cute-generate …)"
+            )
         }
     };
     if input.prompts.is_empty() && args.probes.probe.is_empty() {
@@ -67,7 +69,12 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     if let Some(tokenizer) = &tokenizer {
         tokenizer.check(&checkpoint.config)?;
     }
-    let template = ChatTemplate::open(&dir)?;
+    let mut template = ChatTemplate::open(&dir)?;
+    match (&mut template, &args.chat_template) {
+        (Some(template), Some(name)) => template.choose(name)?,
+        (None, Some(name)) => bail!("--chat-template {name}: the model has no chat template"),
+        (_, None) => {}
+    }
     let bar = cute_cli::progress_bytes(checkpoint.total_bytes(), "hashing the model");
     let files = checkpoint.digest(|n| bar.inc(n))?;
     bar.finish_and_clear();

@@ -20,6 +20,7 @@ pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
     Completion {
         completion_tokens: Some(reply.token_ids.len() as u64),
         finish_reason: Some(reply.finish_reason),
+        stop_reason: reply.stop_reason,
         token_sha256: Some(sha256_ids(&reply.token_ids)),
         fingerprint: Some(reply.fingerprint),
         correct: graded.then(|| extracted.is_some() && extracted == base.gold),
@@ -43,9 +44,10 @@ pub fn completion(base: &Completion, reply: Output, args: &Args) -> Completion {
 pub fn sampling_sha256(p: &SamplingParams) -> String {
     let seed = if p.temperature == 0.0 { 0 } else { p.seed };
     let cuts = (p.max_tokens, &p.stop, p.ignore_eos);
-    let text =
-        json!([p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, seed, cuts]).to_string();
-    sha256(text.as_bytes())
+    let mut all = vec![json!([p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, seed, cuts])];
+    // on its own, so that digests from before it was known stay what they were
+    all.extend(p.include_stop_str_in_output.then(|| json!("include_stop_str_in_output")));
+    sha256(all.iter().map(serde_json::Value::to_string).collect::<String>().as_bytes())
 }
 
 /// The record of a request that was never run.

@@ -215,6 +215,11 @@ impl Probes {
         self.roles.get(self.index(ordinal) as usize)?.as_ref()
     }
 
+    /// Whether a request is a probe.
+    pub fn asks(&self, ordinal: u64) -> bool {
+        self.role(ordinal).is_some()
+    }
+
     /// Looks for codewords in a reply's tokens.
     pub fn read(&mut self, ordinal: u64, tokens: &[u32]) {
         if self.codewords.is_empty() {

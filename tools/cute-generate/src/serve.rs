@@ -5,16 +5,16 @@ use crate::journal::{Journal, Spent};
 use crate::output;
 use crate::probe::Probes;
 use crate::storm::{Blow, Storm};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Exit, Stop};
 use cute_engine::backend::Backend;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Chunk, Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -149,8 +149,16 @@ impl<'a, B: Backend> Server<'a, B> {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
             };
+            // by request, so that a resumed run, which repeats some and computes the others, writes them in the same order
+            events.sort_by_key(|event| if let Event::Chunk(c) = event { (0, c.ordinal) } else { (1, 0) });
             for event in events {
                 match event {
+                    Event::Chunk(chunk) => {
+                        let ticket = tickets.get(&chunk.ordinal).filter(|_| !self.probes.asks(chunk.ordinal));
+                        if let Some(Ticket { run, index, .. }) = ticket {
+                            out.write(&Record::Chunk(Chunk { run: *run, index: *index, ..chunk }))?;
+                        }
+                    }
                     Event::Finding(finding) => {
                         self.guard_findings += 1;
                         self.report_findings([finding], out)?;
@@ -160,9 +168,10 @@ impl<'a, B: Backend> Server<'a, B> {
                         let ordinal = reply.request.ordinal;
                         self.probes.read(ordinal, &reply.token_ids);
                         if let Some(ticket) = tickets.remove(&ordinal) {
+                            let token_ids = self.args.stream.then(|| reply.token_ids.clone());
                             let completion =
                                 output::completion(&ticket_base(&ticket, ordinal), *reply, self.args);
-                            done.insert(ordinal, journal.reply(completion, before)?);
+                            done.insert(ordinal, journal.reply(completion, token_ids, before)?);
                         }
                     }
                 }
@@ -248,30 +257,45 @@ impl<'a, B: Backend> Server<'a, B> {
     }
 
     fn tokens(&self, prompt: &Prompt) -> anyhow::Result<Vec<u32>> {
+        let templated = prompt.prompt_token_ids.is_none() && (prompt.messages.is_some() || self.args.chat);
+        for (given, name) in [
+            (prompt.tools.is_some(), "tools"),
+            (prompt.chat_template_kwargs.is_some(), "chat_template_kwargs"),
+        ] {
+            ensure!(templated || !given, "{name} is for the chat template: expected messages, or --chat");
+        }
         if let Some(ids) = &prompt.prompt_token_ids {
             return Ok(ids.clone());
         }
         let tokenizer =
             self.tokenizer.as_ref().context("the model has no tokenizer.json: expected prompt_token_ids")?;
-        let text = match (&prompt.messages, &prompt.prompt, &prompt.question) {
-            (Some(messages), ..) => self.render(messages)?,
-            (_, Some(text), _) if self.args.chat => {
-                self.render(&[json!({"role": "user", "content": text})])?
-            }
-            (_, Some(text), _) => text.clone(),
-            (.., Some(question)) if self.args.chat => {
-                self.render(&[json!({"role": "user", "content": question})])?
-            }
-            (.., Some(question)) => self.args.question_template.replace("{question}", question),
+        let user = |text: &String| vec![json!({"role": "user", "content": text})];
+        let messages = match (&prompt.messages, prompt.prompt.as_ref().or(prompt.question.as_ref())) {
+            (Some(messages), _) => Some(messages.clone()),
+            (None, text) => text.filter(|_| self.args.chat).map(user),
+        };
+        if let Some(messages) = messages {
+            return Ok(tokenizer.encode(&self.render(&messages, prompt)?)?);
+        }
+        let text = match (&prompt.prompt, &prompt.question) {
+            (Some(text), _) => text.clone(),
+            (_, Some(question)) => self.args.question_template.replace("{question}", question),
             _ => String::new(),
         };
-        Ok(tokenizer.encode(&text)?)
+        Ok(tokenizer.encode_whole(&text)?)
     }
 
-    fn render(&self, messages: &[serde_json::Value]) -> anyhow::Result<String> {
+    fn render(&self, messages: &[Value], prompt: &Prompt) -> anyhow::Result<String> {
         let template =
             self.template.as_ref().context("the model has no chat template: expected prompt or question")?;
-        Ok(template.render(messages, true)?)
+        let mut variables = self.args.chat_template_kwargs.clone().unwrap_or_default();
+        variables.extend(prompt.chat_template_kwargs.clone().into_iter().flatten());
+        for name in ["messages", "tools", "add_generation_prompt"] {
+            let given = variables.contains_key(name);
+            ensure!(!given, "chat_template_kwargs holds {name}, which is no variable of its own");
+        }
+        variables.extend(prompt.tools.clone().map(|tools| ("tools".to_owned(), Value::Array(tools))));
+        Ok(template.render_with(messages, true, &variables)?)
     }
 
     /// Writes the `timing` records, and one line for people. What a resumed run that was stopped before it had caught

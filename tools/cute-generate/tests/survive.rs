@@ -54,7 +54,7 @@ fn wholes(dir: &Path) -> Vec<Whole> {
     lines += "{\"prompt\":\"\"}\n{\"prompt\":\"7 +\",\"max_tokens\":5}\n";
     std::fs::write(&prompts, lines).unwrap();
     let settings: [&[&str]; 3] = [
-        &["--limit", "8", "--max-num-seqs", "3", "--max-tokens", "24"],
+        &["--limit", "8", "--max-num-seqs", "3", "--max-tokens", "24", "--stream"],
         &["--limit", "3", "--runs", "4", "--max-tokens", "9", "--token-ids", "--logprobs", "2"],
         &[
             "--limit=8",
@@ -73,7 +73,14 @@ fn wholes(dir: &Path) -> Vec<Whole> {
     assert!(all.iter().all(|whole| whole.code == 0));
     all.push(Whole::of(move || {
         let mut command = bare();
-        command.arg("--prompts").arg(&prompts).args(["--max-num-seqs", "2", "--ignore-eos", "--stop", "9"]);
+        command.arg("--prompts").arg(&prompts).args([
+            "--max-num-seqs",
+            "2",
+            "--ignore-eos",
+            "--stop",
+            "9",
+            "--stream",
+        ]);
         command
     }));
     assert_eq!(all[3].code, 2, "a line was no prompt");

@@ -1,6 +1,6 @@
 //! cute-load: open, hash and check a checkpoint; print one `model` record.
 //!
-//! reads   a checkpoint directory            writes  `run`, `model`, `finding` records, `end`; with --compile, the
+//! reads   a checkpoint directory or name    writes  `run`, `model`, `finding` records, `end`; with --compile, the
 //!                                                   cache of compiled kernels
 //! exits   0 sound · 1 it differs from the record, or holds NaN or infinity · 2 refused, or other trouble
 
@@ -8,6 +8,7 @@ mod kernels;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum, value_parser};
+use cute_checkpoint::hub::locate;
 use cute_checkpoint::verify::{Difference, differences, directory_differences, read_model};
 use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer, memory_plan};
 use cute_cli::{Config, Exit, progress_bytes};
@@ -21,6 +22,7 @@ const TOOL: &str = "cute-load";
 const EXAMPLES: &str = "Examples:
   cute-load examples/tiny-hybrid > model.jsonl
   cute-load examples/tiny-hybrid --verify model.jsonl
+  cute-load Qwen/Qwen3.5-4B@main | jq 'select(.type==\"model\") | {repository, revision, digest}'
   cute-load examples/tiny-hybrid --scan --max-num-seqs 64 | jq 'select(.type==\"model\").plan'
   cute-load examples/tiny-hybrid --compile --arch sm_90a,sm_120a";
 
@@ -28,7 +30,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = TOOL, version, after_help = EXAMPLES)]
 struct Args {
-    /// Directory with config.json, safetensors files and, for text, tokenizer.json
+    /// Directory with config.json, safetensors files and, for text, tokenizer.json; or a name, ORG/NAME or
+    /// ORG/NAME@REVISION, that `hf download` has put into the Hugging Face cache
     dir: PathBuf,
     /// Sequences in flight the memory plan is made for
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u64).range(1..=1 << 20))]
@@ -97,10 +100,10 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
         max_model_len <= limit,
         "--max-model-len {max_model_len}: expected at most {limit}, config.json's max_position_embeddings"
     );
-    if let Some(tokenizer) = Tokenizer::open(&args.dir)? {
+    if let Some(tokenizer) = Tokenizer::open(&checkpoint.dir)? {
         tokenizer.check(&checkpoint.config)?;
     }
-    let template = ChatTemplate::open(&args.dir)?;
+    let template = ChatTemplate::open(&checkpoint.dir)?;
     let bar = progress_bytes(checkpoint.total_bytes(), "hashing");
     let files = checkpoint.digest(|n| bar.inc(n))?;
     bar.finish_and_clear();
@@ -144,9 +147,10 @@ fn refused(
     out: &mut Writer<'_>,
 ) -> anyhow::Result<Exit> {
     let differences = match recorded {
-        Some(recorded) if error.is::<cute_checkpoint::Error>() && args.dir.is_dir() => {
-            directory_differences(&args.dir, recorded)?
-        }
+        Some(recorded) if error.is::<cute_checkpoint::Error>() => match locate(&args.dir) {
+            Ok(found) if found.dir.is_dir() => directory_differences(&found.dir, recorded)?,
+            _ => Vec::new(),
+        },
         _ => Vec::new(),
     };
     let findings: Vec<Finding> = differences.into_iter().map(difference).collect();

@@ -9,8 +9,8 @@ use std::fmt::Write;
 pub(super) struct Style {
     /// write every character beyond ASCII as `\uXXXX`
     pub ensure_ascii: bool,
-    /// spaces per level; one line when absent
-    pub indent: Option<usize>,
+    /// what a level is indented by; one line when absent
+    pub indent: Option<String>,
     /// between items, and between key and value
     pub separators: Option<Vec<String>>,
     /// keys in order of their text
@@ -99,13 +99,13 @@ impl Dump<'_> {
         mut item: impl FnMut(usize, &mut String) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let line = |depth: usize, out: &mut String| {
-            if let Some(width) = self.style.indent.filter(|_| n > 0) {
+            if let Some(indent) = self.style.indent.as_ref().filter(|_| n > 0) {
                 out.push('\n');
-                out.extend(std::iter::repeat_n(' ', width.min(64) * depth));
+                out.extend(std::iter::repeat_n(indent.as_str(), depth));
             }
         };
         out.push(brackets.0);
-        let indent = self.style.indent.map_or(0, |width| width.min(64) * depth);
+        let indent = self.style.indent.as_ref().map_or(0, |indent| indent.len() * depth);
         let between = 1 + (self.item.len() + self.key.len() + indent) as u64 / 16;
         for i in 0..n {
             self.state.consume_fuel(between)?;
@@ -197,7 +197,10 @@ pub(super) fn method(
         };
         state.consume_fuel(bytes / 64)?;
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+    match super::strings::method(state, value, name, args)? {
+        Some(value) => Ok(value),
+        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
 }
 
 /// The sum of all numbers in a format string: no width or precision of it asks for more.
@@ -208,7 +211,7 @@ fn widest(format: &str) -> u64 {
 
 /// Prints an expression as Python's `str` would.
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match has_floats(value, 0, state)? {
+    match differs(value, 0, state)? {
         true => out.write_str(&text(value, state)?).map_err(Error::from),
         false => minijinja::escape_formatter(out, state, value),
     }
@@ -219,11 +222,12 @@ pub(super) fn string(state: &mut State<'_, '_>, value: &Value) -> Result<Value, 
     if value.as_str().is_some() { Ok(value.clone()) } else { text(value, state).map(Value::from) }
 }
 
-/// Python's `str`. minijinja writes values as Python does, except for the exponents of floats.
+/// Python's `str`. minijinja writes values as Python does, except for the exponents of floats and, inside lists, for
+/// characters that are not printed.
 fn text(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {
     let items = |open: &str, close: &str, items: Vec<String>| format!("{open}{}{close}", items.join(", "));
     Ok(match value.kind() {
-        _ if !has_floats(value, 0, state)? => value.to_string(),
+        _ if !differs(value, 0, state)? => value.to_string(),
         ValueKind::Number => float_text(value),
         ValueKind::Seq => {
             state.consume_fuel(value.len().unwrap_or(0) as u64 * 4)?;
@@ -247,23 +251,59 @@ fn text(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {
 
 /// Python's `repr`: what stands inside a printed list.
 fn repr(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {
-    if has_floats(value, 0, state)? {
+    if let Some(text) = value.as_str() {
+        return Ok(quoted(text));
+    }
+    if differs(value, 0, state)? {
         return text(value, state);
     }
     let list = Value::from(vec![value.clone()]).to_string();
     Ok(list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(&list).to_owned())
 }
 
+/// A string as Python's `repr` writes it.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        let code = u32::from(c);
+        let _ = match c {
+            '\n' => write!(out, "\\n"),
+            '\r' => write!(out, "\\r"),
+            '\t' => write!(out, "\\t"),
+            '\\' => write!(out, "\\\\"),
+            c if c == quote => write!(out, "\\{c}"),
+            c if is_printable(c) => write!(out, "{c}"),
+            _ if code < 0x100 => write!(out, "\\x{code:02x}"),
+            _ if code < 0x1_0000 => write!(out, "\\u{code:04x}"),
+            _ => write!(out, "\\U{code:08x}"),
+        };
+    }
+    out.push(quote);
+    out
+}
+
+/// Python's `isprintable`: behind another character, Rust escapes the same ones, and quotes.
+fn is_printable(c: char) -> bool {
+    let escaped = || ['a', c].iter().collect::<String>().escape_debug().nth(1) != Some(c);
+    if c.is_ascii() { (' '..='~').contains(&c) } else { !escaped() }
+}
+
+/// Whether minijinja would write a value in another way than Python.
+///
 /// Deeper values than a template is ever given are left to minijinja. Each value looked at is paid for, as is its text:
 /// a list that holds another twice, and so on, is small to make and endless to print.
-fn has_floats(value: &Value, depth: usize, state: &State<'_, '_>) -> Result<bool, Error> {
+fn differs(value: &Value, depth: usize, state: &State<'_, '_>) -> Result<bool, Error> {
     let size = value.as_str().map_or(0, |text| text.len() / 32) + value.len().unwrap_or(0);
     state.consume_fuel(2 + size as u64)?;
     match value.kind() {
         ValueKind::Number => Ok(!value.is_integer()),
+        ValueKind::String if depth > 0 => {
+            Ok(value.as_str().is_some_and(|text| text.chars().any(|c| !c.is_ascii() && !is_printable(c))))
+        }
         ValueKind::Seq if depth < 100 => {
             for item in value.try_iter()? {
-                if has_floats(&item, depth + 1, state)? {
+                if differs(&item, depth + 1, state)? {
                     return Ok(true);
                 }
             }
@@ -272,7 +312,7 @@ fn has_floats(value: &Value, depth: usize, state: &State<'_, '_>) -> Result<bool
         ValueKind::Map if depth < 100 => {
             for key in value.try_iter()? {
                 let item = value.get_item(&key).unwrap_or_default();
-                if has_floats(&key, depth + 1, state)? || has_floats(&item, depth + 1, state)? {
+                if differs(&key, depth + 1, state)? || differs(&item, depth + 1, state)? {
                     return Ok(true);
                 }
             }

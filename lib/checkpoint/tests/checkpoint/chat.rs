@@ -150,3 +150,64 @@ fn the_template_is_found_in_either_file() {
     std::fs::write(dir.path().join("chat_template.jinja"), "from the file").unwrap();
     assert_eq!(config(json!("other")).unwrap().unwrap(), "from the file");
 }
+
+/// What a directory's templates make of no messages, with and without tools.
+fn both(dir: &std::path::Path) -> (String, String) {
+    let template = ChatTemplate::open(dir).unwrap().unwrap();
+    let tools = json!({"tools": []}).as_object().unwrap().clone();
+    (template.render(&[], false).unwrap(), template.render_with(&[], false, &tools).unwrap())
+}
+
+#[test]
+fn of_several_templates_that_for_tools_is_taken_where_there_are_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
+    let tools = json!({"tools": []}).as_object().unwrap().clone();
+    let list = json!([{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}]);
+    write("tokenizer_config.json", &json!({ "chat_template": list }).to_string());
+    assert_eq!(both(dir.path()), ("d".into(), "t".into()));
+    let mut template = ChatTemplate::open(dir.path()).unwrap().unwrap();
+    template.choose("rag").unwrap();
+    assert_eq!(template.render_with(&[], false, &tools).unwrap(), "r");
+    let e = template.choose("rga").unwrap_err().to_string();
+    assert!(
+        e.ends_with("chat template: there is no template \"rga\": expected default or rag or tool_use"),
+        "{e}"
+    );
+    // files of their own count instead of what the config says, all of them
+    write("chat_template.jinja", "file");
+    assert_eq!(both(dir.path()), ("file".into(), "file".into()));
+    std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "tools");
+    write("additional_chat_templates/README.md", "{% nothing %}");
+    assert_eq!(both(dir.path()), ("file".into(), "tools".into()));
+    write("additional_chat_templates/tool_use.jinja", "\n{{ raise_exception('no') }}");
+    let template = ChatTemplate::open(dir.path()).unwrap().unwrap();
+    let e = template.render_with(&[], false, &tools).unwrap_err().to_string();
+    assert!(e.ends_with("templates/tool_use.jinja: chat template \"tool_use\" line 2: no"), "{e}");
+}
+
+#[test]
+fn broken_sets_of_templates_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
+    let refused = |want: &str| {
+        let e = ChatTemplate::open(dir.path()).unwrap_err().to_string();
+        assert!(e.contains(want), "{e}");
+    };
+    std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/rag.jinja", "{% if %}");
+    refused("no chat_template.jinja: the default among those of additional_chat_templates");
+    write("chat_template.jinja", "file");
+    refused("rag.jinja: chat template \"rag\" line 1: syntax error");
+    std::fs::remove_dir_all(dir.path().join("additional_chat_templates")).unwrap();
+    std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    let list = |second: &str| {
+        let list = json!([{"name": "default", "template": "a"}, {"name": second, "template": "{{"}]);
+        write("tokenizer_config.json", &json!({ "chat_template": list }).to_string());
+    };
+    list("default");
+    refused("chat_template is a list with two templates \"default\": expected");
+    list("tool_use");
+    refused("tokenizer_config.json: chat template \"tool_use\" line 1: syntax error");
+}

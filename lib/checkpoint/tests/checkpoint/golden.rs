@@ -1,7 +1,7 @@
 //! Against the golden data: random models open with the right tensors, texts have transformers' ids and
 //! renders.
 
-use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
+use cute_checkpoint::{ChatTemplate, Checkpoint, Detokenizer, Tokenizer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +27,9 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// What a stream of the ids yields, put together; no piece may hold half a character.
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-    let mut stream = tokenizer.stream();
-    let mut out: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
-    out += &stream.finish().unwrap();
+    let mut stream = Detokenizer::default();
+    let mut out: String = ids.iter().map(|&id| stream.push(tokenizer, id).unwrap()).collect();
+    out += &stream.finish(tokenizer).unwrap();
     out
 }
 

@@ -198,6 +198,15 @@ EXPRESSIONS = [
     "{{ x.b | tojson(indent=none) }} {{ 'é' | tojson(ensure_ascii=False) }} {{ \"it's\" | tojson }} {{ 'tab\\t' | tojson }}", "{{ ['a', \"b'c\", 'd\"e', 'f\\'\"g', 'h\\n\\\\\\t\\x07', 'é', none, 1.0, {'k': true}] }}",
     "{{ loop is defined }} {{ namespace(a=1).a }} {{ range(3) | list }} {{ ['x'] | length > 0 }} {{ ('a' ~ 'b') | length }}", "{{ messages[0]['content'][:5] }} {{ messages[0].content.split('<')[0] }} {{ messages[-1].role }}",
     "{{ x.b | unique | list | length }} {{ [1, [2]] | tojson }} {{ 'a,b' .split(',') | tojson }} {{ 5 | abs }} {{ 2.567 | round(1) }} {{ [2, 1] | max }} {{ 'abc' | first }}", "{{ 'x' if false }}|", "{{ 'a\nb' | indent(2) }}",
+    # positions count characters, maxima have names, every separator of Unicode ends a line
+    "{{ 'é-b-é'.find('é') }} {{ 'é-b-é'.rfind('é') }} {{ 'é-b'.index('b') }} {{ 'abc'.find('z') }} {{ 'abcabc'.find('c', 3) }} {{ 'abcabc'.rfind('a', -6, -2) }} {{ 'abc'.find('') }} {{ 'abc'.rfind('') }} {{ 'abc'.find('', 4) }}", "{{ 'abc'.index('z') }}",
+    "{{ 'a-b-c'.rsplit('-', 1) }} {{ 'a-b-c'.rsplit('-') }} {{ ' a  b c '.rsplit(none, 1) }} {{ ' a  b c '.split(none, 1) }} {{ ' a  b c '.split(maxsplit=1) }} {{ 'a.b.c'.split('.', maxsplit=1) }} {{ 'a'.split('b', 0) }} {{ '  '.split() }} {{ ''.split('x') }} {{ 'a b'.split(sep=' ') }}", "{{ 'a'.split('') }}",
+    "{{ 'aXbXc'.partition('X') }} {{ 'aXbXc'.rpartition('X') }} {{ 'abc'.partition('X') }} {{ 'abc'.rpartition('X') }}", "{{ 'abc'.removeprefix('a') }} {{ 'abc'.removesuffix('c') }} {{ 'abc'.removeprefix('x') }} {{ 'aXb'.swapcase() }} {{ '-5'.zfill(4) }} {{ '5'.zfill(3) }} {{ 'abc'.zfill(2) }}",
+    "{{ 'abc'.ljust(5) }}| {{ 'é'.rjust(5, '-') }} {{ 'abc'.center(6, '*') }} {{ 'abcd'.center(7, '*') }} {{ 'abc'.center(2) }}", "{{ \"o'neil's 3rd\".title() }} {{ 'ÉCOLE élan'.title() }}", "{{ 'a\\nb\\r\\nc\\u2028d\\x85e\\x0cf\\n'.splitlines() }} {{ 'a\\r\\nb'.splitlines(true) }} {{ 'a\\nb'.splitlines(keepends=true) }} {{ ''.splitlines() }}",
+    "{{ [1, 'b'].index('b') }} {{ [1, 2].count(1) }} {{ x.b.copy() | length }} {{ x.copy() == x }}", "{{ '  12 ' | int }} {{ '0x1f' | int(base=16) }} {{ '1e3' | float }} {{ '1_0' | int }} {{ true | int }} {{ none | int }} {{ 1e3 | int }} {{ -2.7 | int }} {{ 'x' | int(5) }} {{ 'x' | int(default=6) }} {{ '' | int }} {{ '3.9' | int }} {{ 'inf' | float }} {{ 'x' | float(1.5) }} {{ '-0b11' | int(base=2) }} {{ 'ff' | int(0, 16) if false }}",
+    "{{ ['\\u2028', '\\u200b', '\\xad', '\\ue000', 'e\\u0301', '🦀', '\\x1f\\x7f', 'é'] }} {{ {'\\u200b': ('\\ufeff',)} }}", "{{ x | tojson(indent='  ') }} {{ [1, {'a': 2}] | tojson(indent='\\t') }} {{ [1, []] | tojson(indent=0) }}",
+    "{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %} {% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
+    "x\r\ny {% if true %}\r\n z\r{% endif %}\r\n", "{% set y = 1 %}{% generation %}{% set y = 2 %}{{ y }}{% endgeneration %}{{ y }}", "{{ '{% generation %}' }}{# {% generation %} #}{% raw %}{% generation %}{{ '{% endraw %}", "{% for i in [1, 2] %}{%- generation -%} {{ loop.index }}{{ i }} {%- endgeneration %} {% endfor %}", "{%generation%}x{%endgeneration-%}  y",
 ]
 
 
@@ -214,6 +223,8 @@ def case(template, messages, add_generation_prompt, variables):
         return inputs | {"text": render(template, messages, add_generation_prompt, variables)}
     except jinja2.exceptions.TemplateError as e:
         return inputs | {"error": str(e)}
+    except ValueError:
+        return inputs | {"error": "a ValueError of Python"}
 
 
 def conversations(template):

@@ -1,6 +1,6 @@
 //! The trained checkpoint beside the workspace: opens, reads, hashes, encodes.
 
-use cute_checkpoint::{Checkpoint, Dtype, Tokenizer};
+use cute_checkpoint::{Checkpoint, Detokenizer, Dtype, Tokenizer};
 use std::path::{Path, PathBuf};
 
 /// Trained checkpoints that are there; a line on stderr says which are not.
@@ -41,14 +41,14 @@ fn a_stream_of_tokens_puts_together_what_decode_gives() {
         let text = "Question: 12 + 30 = ? Grüße, 中文 🦀🦀 <|im_end|> #### 42\n";
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text.replace("<|im_end|>", ""));
-        let mut stream = tokenizer.stream();
+        let mut stream = Detokenizer::default();
         let mut out = String::new();
         for &id in &ids {
-            let piece = stream.push(id).unwrap();
+            let piece = stream.push(&tokenizer, id).unwrap();
             assert!(!piece.contains('\u{fffd}'), "{piece:?}");
             out += &piece;
         }
-        out += &stream.finish().unwrap();
+        out += &stream.finish(&tokenizer).unwrap();
         assert_eq!(out, tokenizer.decode(&ids).unwrap());
     }
 }

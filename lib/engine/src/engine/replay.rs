@@ -5,7 +5,7 @@
 //! where they stood. Sequences without a known reply are computed, alone, on the paths that the whole batch took:
 //! the bits of a sequence do not depend on its neighbours, only the choice of a path does.
 
-use super::{Engine, Event, slot_event};
+use super::{Engine, Event, Track, slot_event};
 use crate::Error;
 use crate::backend::Backend;
 use crate::batch::{Batch, Segment};
@@ -14,17 +14,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What is known of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// tokens it had when it ended
     pub tokens: usize,
     /// why it ended
     pub finish_reason: FinishReason,
+    /// those tokens, where the reply is streamed: its chunks are made of them once more. Empty otherwise
+    pub token_ids: Vec<u32>,
 }
 
 impl<B: Backend> Engine<B> {
     /// One step, computed only for sequences whose ordinal is not in `known`, which has every reply that ends in it.
-    /// What is emitted of those says nothing of their text and bits, nor whether their slots were zero. Returns false
+    /// What is emitted of those says nothing of their bits, nor of their text unless its tokens are known, nor whether their slots were zero. Returns false
     /// when there was nothing to do. Time and launches are counted of what is computed; everything else as it was.
     ///
     /// # Errors
@@ -60,7 +62,7 @@ impl<B: Backend> Engine<B> {
         for segment in &batch.segments {
             if let Some(known) = known.get(&segment.owner) {
                 let token = batch.logit_rows.contains(&(segment.row + segment.len - 1));
-                self.recall(segment, token.then_some(*known), emit)?;
+                self.recall(segment, token.then_some(known), emit)?;
             }
         }
         Ok(true)
@@ -70,7 +72,7 @@ impl<B: Backend> Engine<B> {
     fn recall(
         &mut self,
         segment: &Segment,
-        known: Option<Known>,
+        known: Option<&Known>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         let owned = self.scheduler.running.iter().position(|s| s.request.ordinal == segment.owner);
@@ -82,10 +84,19 @@ impl<B: Backend> Engine<B> {
         let error = known.finish_reason == FinishReason::Error;
         let failed = error && s.generated.len() >= known.tokens;
         if !failed {
-            s.generated.push(0);
+            let token = known.token_ids.get(s.generated.len()).copied();
+            s.generated.push(token.unwrap_or(0));
+            if let Some(token) = token {
+                let track = self.tracks.entry(segment.owner);
+                let reply = track.or_insert_with(|| Track::new(&s.request.params)).reply.as_mut();
+                reply.map_or(Ok(false), |r| r.push(self.tokenizer.as_deref(), token))?;
+            }
         }
         if failed || (!error && s.generated.len() >= known.tokens) {
-            self.finish(index, known.finish_reason, None, emit)?;
+            return self.finish(index, known.finish_reason, None, emit);
+        }
+        if !known.token_ids.is_empty() {
+            self.chunk(index, emit);
         }
         Ok(())
     }

@@ -117,6 +117,7 @@ pub fn run_on<B: Backend>(
             Event::State(s) => states.push(s),
             Event::Finished(o) => outputs.push(*o),
             Event::Finding(f) => findings.push(f),
+            Event::Chunk(_) => {}
         })
         .unwrap()
     {}

@@ -5,6 +5,7 @@
 //! never mix.
 
 use super::LogLine;
+use super::chunks::Chunks;
 use super::state::States;
 use crate::detect::{self, Labelled};
 use cute_records::{
@@ -50,6 +51,8 @@ pub struct Case {
     pub timings: Vec<Timing>,
     /// lives of slots and pages
     pub states: States,
+    /// chunks of replies that are streamed
+    pub chunks: Chunks,
     /// runs against ends
     pub ledger: Ledger,
     /// lines that could not be understood, as `file:line: reason`
@@ -102,11 +105,18 @@ impl Case {
                 if run.tool == "cute-generate" {
                     self.producers += 1;
                     self.states.begin();
+                    self.chunks.begin(run);
                 }
                 self.runs.push(run.clone());
             }
             Record::Model(model) => self.models.push(model.clone()),
-            Record::Completion(c) => self.completion(c.clone()),
+            Record::Chunk(c) => self.chunks.note(c),
+            Record::Completion(c) => {
+                if c.leg.is_none() {
+                    self.chunks.close(c);
+                }
+                self.completion(c.clone());
+            }
             Record::Dispatch(d) => self.of_source(&d.source.file).dispatch.push(d.clone()),
             Record::Pool(p) => {
                 let file = p.source.as_ref().map_or(String::new(), |s| s.file.clone());
@@ -116,6 +126,7 @@ impl Case {
             Record::State(s) => self.states.note(s),
             Record::Timing(t) => self.timings.push(t.clone()),
             Record::Finding(f) => self.findings.push(f.clone()),
+            Record::End(end) if end.tool == "cute-generate" => self.chunks.end(end),
             Record::Prompt(_) | Record::Verdict(_) | Record::End(_) => {}
         }
         true

@@ -78,6 +78,11 @@ pub const CHECKS: &[Entry] = &[
         "error",
         "a complete run ended with slots or pages in use; or acquired less released is not what is in use",
     ),
+    (
+        "chunks_differ",
+        "error",
+        "the chunks of a streamed reply, put together, are not its text, its tokens or its end; or one is missing",
+    ),
     ("fingerprint_differs", "error", "the same prompt gave other logits, to the bit; tokens may still agree"),
     ("tokens_differ", "error", "the same prompt gave other tokens"),
     (

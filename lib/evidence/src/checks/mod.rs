@@ -15,10 +15,12 @@
 //! | [`output`] | one finding for every reply that is not healthy |
 //! | [`server`] | trouble that a server logged |
 //! | [`state`] | slots and pages: zero on acquire, one owner, epochs, balanced pools |
+//! | [`chunks`] | streamed replies are their chunks |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
 pub mod catalogue;
+pub mod chunks;
 pub mod dispatch;
 pub mod logline;
 pub mod output;
@@ -110,6 +112,7 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(server::check(case));
     out.extend(case.states.findings());
     out.extend(state::pools(&case.ledger));
+    out.extend(case.chunks.findings());
     out.extend(repeat::check(case));
     out.extend(paths::check(case));
     out.extend(output::check(case));

@@ -54,8 +54,14 @@ pub struct Run {
 /// `model`: a checkpoint, checked by `cute-load`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
-    /// directory of the checkpoint, as given
+    /// directory of the checkpoint: as given, or where a name was found
     pub path: String,
+    /// repository of the hub, when the directory is a snapshot of the Hugging Face cache
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// commit of that repository
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// sha256 over the digests of every file that defines the model
     pub digest: String,
     /// first of `architectures`
@@ -169,6 +175,12 @@ pub struct Prompt {
     /// chat messages, rendered by the model's template
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
+    /// tools that the template offers to the model, as JSON schemas
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Value>>,
+    /// variables for the template, such as `enable_thinking`, over those of `--chat-template-kwargs`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<BTreeMap<String, Value>>,
     /// token ids, sent as they are; needs no tokenizer
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
@@ -213,6 +225,9 @@ pub struct SamplingOverrides {
     /// texts that end the reply
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Vec<String>>,
+    /// the reply keeps the stop string that ended it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_stop_str_in_output: Option<bool>,
 }
 
 /// Why a reply ended.
@@ -252,6 +267,9 @@ pub struct Completion {
     /// why it ended
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
+    /// the stop string that ended it; absent after an end-of-sequence token
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
     /// the reply
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -333,6 +351,32 @@ pub struct TokenLogprob {
     pub id: u32,
     /// natural logarithm of its probability
     pub logprob: Num,
+}
+
+/// `chunk`: what a reply has grown by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Chunk {
+    /// name of the request
+    pub id: String,
+    /// which repetition of the prompt set, 0-based
+    pub run: u64,
+    /// position within the run, 0-based
+    pub index: u64,
+    /// position over the whole stream, 0-based
+    pub ordinal: u64,
+    /// position within the reply, 0-based
+    pub part: u64,
+    /// what the text has grown by; empty at most in the last chunk; absent when the model has no tokenizer
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// tokens generated since the chunk before
+    pub token_ids: Vec<u32>,
+    /// why the reply ended: in its last chunk, and in no other
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
+    /// the stop string that ended it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
 }
 
 /// `state`: one event in the life of a state slot or a KV page.

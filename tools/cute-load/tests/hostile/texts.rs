@@ -18,6 +18,26 @@ fn words(d: &Path, ids: impl Iterator<Item = u32>) {
         .unwrap();
 }
 
+/// Very many added tokens in both files; of the last one they say different things.
+fn added(d: &Path) {
+    const N: u32 = 20_000;
+    let token = |i: u32| {
+        json!({"id": i + 1, "content": format!("<{i}>"), "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": i.is_multiple_of(2)})
+    };
+    let all: Vec<Value> = (0..N).map(token).collect();
+    let model = json!({"type": "WordLevel", "vocab": {"t0": 0}, "unk_token": "t0"});
+    let file = json!({"version": "1.0", "added_tokens": all, "model": model});
+    fs::write(d.join(TOKENIZER), file.to_string()).unwrap();
+    let mut decoder: Map<String, Value> = (0..N).map(|i| ((i + 1).to_string(), token(i))).collect();
+    decoder[&N.to_string()]["rstrip"] = json!(true);
+    let mut config = json!({ "added_tokens_decoder": decoder });
+    for i in 0..N {
+        config[format!("x{i}_token")] = json!(format!("<{i}>"));
+    }
+    fs::write(d.join(TOKENIZER_CONFIG), config.to_string()).unwrap();
+}
+
 fn template(d: &Path, text: &str) {
     fs::write(d.join(TEMPLATE), text).unwrap();
 }
@@ -34,6 +54,21 @@ pub const CASES: &[Case] = &[
         Single,
         |d| words(d, [0, u32::MAX].into_iter()),
         r#"DIR/tokenizer.json: token "t4294967295" has id 4294967295: config.json says vocab_size 50, so it is another model's tokenizer"#,
+    ),
+    (
+        "twenty thousand added tokens, of which two files say different things",
+        Single,
+        added,
+        r#"DIR/tokenizer_config.json: added_tokens_decoder.20000 is "<19999>": expected tokenizer.json's flags for it: rstrip is true here and false there"#,
+    ),
+    (
+        "a tokenizer whose last token is another's",
+        Single,
+        |d| {
+            words(d, 0..50);
+            fs::write(d.join(TOKENIZER_CONFIG), "{\"eos_token\":\"</s>\"}").unwrap();
+        },
+        r#"DIR/tokenizer_config.json: eos_token is "</s>": expected a token of tokenizer.json"#,
     ),
     ("a tokenizer without tokens", Single, |d| words(d, 0..0), "DIR/tokenizer.json: it has no tokens"),
     (
