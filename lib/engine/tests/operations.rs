@@ -141,6 +141,31 @@ fn shape() -> CacheShape {
 }
 
 #[test]
+fn a_recorded_step_is_not_replayed_under_other_knobs() {
+    let Some(gpu) = device() else { return };
+    let b = Cuda::new(gpu, &config(), Options::default()).unwrap();
+    let _cache = b.cache(&config(), shape()).unwrap();
+    let table = b.random_matrix(8, 40, 1).unwrap();
+    let mut x = b.buf(1, 40).unwrap();
+    let batch = Batch { kind: BatchKind::Decode, ..batch(1) };
+    let mut ran = 0;
+    let mut steps = |knobs: &Knobs| {
+        for _ in 0..4 {
+            b.step(&batch, &[], knobs, &mut || {
+                ran += 1;
+                b.embed(&mut x, &table, &batch.tokens).map(|()| Vec::new())
+            })
+            .unwrap();
+        }
+        ran
+    };
+    let coop_gdn = Knobs { coop_gdn: true, ..Knobs::default() };
+    assert_eq!(steps(&Knobs::default()), 2, "once eagerly, once to record it");
+    assert_eq!(steps(&coop_gdn), 4, "a recording of its own");
+    assert_eq!(steps(&Knobs::default()), 4, "replayed");
+}
+
+#[test]
 fn every_operation_gives_what_the_cpu_gives() {
     let Some(gpu) = device() else { return };
     let backend = Cuda::new(gpu, &config(), Options::default()).unwrap();
