@@ -311,7 +311,7 @@ impl Cuda {
         let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
         let s = GdnShape::of(config, 0);
         let scalars = shape.max_rows * s.num_v_heads * units::DELTA_SCALARS;
-        self.delta_scalars.set(self.memory.alloc(scalars * 4)?);
+        self.delta_scalars.set(self.memory.zeroed(scalars * 4)?);
         if self.options.gdn_chunked {
             self.gdn_chunks.set(self.memory.alloc(units::chunk_bytes(
                 &s,
