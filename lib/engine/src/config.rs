@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub guards: Guards,
     /// fill what is released, and what was never used, with NaN
     pub poison: bool,
+    /// attribute the first value that is not finite of every request to layer, operation, slot and position
+    pub trace_nonfinite: bool,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -49,6 +51,7 @@ impl Default for EngineConfig {
             fault: None,
             guards: Guards::default(),
             poison: false,
+            trace_nonfinite: false,
             unguarded: false,
         }
     }

@@ -2,12 +2,13 @@
 
 mod broken;
 mod guards;
+mod nonfinite;
 mod replay;
 
 pub use replay::Known;
 
 use crate::Error;
-use crate::backend::{Backend, Regions};
+use crate::backend::{Backend, Regions, Watch};
 use crate::batch::{Batch, BatchKind};
 use crate::config::EngineConfig;
 use crate::dispatch::{Dispatcher, LogSink};
@@ -89,6 +90,8 @@ struct Track {
     logprobs: Vec<Vec<TokenLogprob>>,
     decode: Duration,
     admitted: Instant,
+    /// its first value that is not finite has been reported
+    nonfinite: bool,
 }
 
 impl Track {
@@ -99,6 +102,7 @@ impl Track {
             logprobs: Vec::new(),
             decode: Duration::ZERO,
             admitted: Instant::now(),
+            nonfinite: false,
         }
     }
 }
@@ -109,7 +113,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When the configuration cannot be served, or the checkpoint cannot be loaded.
     pub fn new(
-        backend: B,
+        mut backend: B,
         checkpoint: &Checkpoint,
         tokenizer: Option<Arc<Tokenizer>>,
         config: EngineConfig,
@@ -127,6 +131,9 @@ impl<B: Backend> Engine<B> {
         };
         limits.validate()?;
         let rows = config.max_rows();
+        if config.trace_nonfinite {
+            backend.watch(Watch::default());
+        }
         let mut engine = Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(
@@ -256,12 +263,14 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.verify(&batch)?;
         let others = self.others(&batch)?;
+        self.watch(&batch);
         let start = Instant::now();
         let top = match self.config.fault {
             None => self.forward(&batch)?,
             Some(fault) => self.broken_forward(fault, &batch)?,
         };
         let elapsed = start.elapsed();
+        self.report_nonfinite(&batch, emit);
         self.compare(others, &batch, emit)?;
         self.account(&batch, elapsed);
         self.look_at_slot0(&batch, emit)?;
@@ -411,6 +420,9 @@ impl<B: Backend> Engine<B> {
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         self.recompute(index, emit)?;
+        if reason == FinishReason::Error {
+            emit(self.logits_not_finite(&self.scheduler.running[index]));
+        }
         self.broken.ends(self.config.fault, &self.scheduler.running[index]);
         let s = self.scheduler.finish(index)?;
         self.end(s, reason, error, emit)

@@ -166,6 +166,10 @@ pub struct Args {
     /// Fill slots and KV pages with NaN when they are released, and at the start: what is used without being written shows
     #[arg(long, help_heading = "Guards")]
     pub poison: bool,
+    /// Attribute each request's first value that is not finite to layer, operation, slot and position: every operation's
+    /// output is read, and on CUDA no step is recorded
+    #[arg(long, help_heading = "Guards")]
+    pub trace_nonfinite: bool,
 
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
@@ -220,6 +224,7 @@ impl Args {
             fault: self.fault,
             guards: self.guard.iter().copied().collect(),
             poison: self.poison,
+            trace_nonfinite: self.trace_nonfinite,
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
@@ -238,6 +243,9 @@ impl Args {
             }
             _ if !self.guard.is_empty() => {
                 Err(anyhow!("--journal with --guard: what a guard finds is not kept"))
+            }
+            _ if self.trace_nonfinite => {
+                Err(anyhow!("--journal with --trace-nonfinite: what it finds is not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

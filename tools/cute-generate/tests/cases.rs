@@ -264,6 +264,25 @@ fn the_digest_of_the_prompts_is_that_of_the_prompts_used() {
 }
 
 #[test]
+fn what_is_not_finite_is_traced_to_its_operation_and_is_never_a_token() {
+    let prompt = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":3}\n";
+    let (code, records, stderr) =
+        run(&["--fault", "stale-state", "--poison", "--trace-nonfinite", "--device", "cpu"], prompt);
+    assert_eq!(code, 1, "{stderr}");
+    let findings: Vec<&Value> = records.iter().filter(|r| r["type"] == "finding").collect();
+    let names: Vec<&str> = findings.iter().filter_map(|f| f["check"].as_str()).collect();
+    assert_eq!(names, ["nonfinite_value", "logits_not_finite"], "{findings:?}");
+    assert_eq!((&findings[0]["layer"], &findings[0]["data"]["phase"]), (&0.into(), &"conv".into()));
+    let c = completions(&records);
+    assert_eq!((&c[0]["finish_reason"], &c[0]["completion_tokens"]), (&"error".into(), &0.into()));
+    assert_eq!(records.last().unwrap()["complete"], true);
+    let (code, records, stderr) = run(&["--poison", "--trace-nonfinite"], prompt);
+    assert_eq!((code, records.iter().any(|r| r["type"] == "finding")), (0, false), "{stderr}");
+    let (code, _, stderr) = run(&["--trace-nonfinite", "--journal", "nowhere"], prompt);
+    assert!(code == 2 && stderr.contains("--journal with --trace-nonfinite"), "{stderr}");
+}
+
+#[test]
 fn help_has_examples_and_the_extras_work() {
     let out = |args: &[&str]| String::from_utf8(generate().args(args).output().unwrap().stdout).unwrap();
     assert!(out(&["--help"]).contains("Examples:") && out(&["--help"]).contains("Exit codes:"));

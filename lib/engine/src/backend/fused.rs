@@ -250,13 +250,16 @@ pub(super) fn mlp<B: Backend>(
 ) -> Result<(), Error> {
     ws.reset(b, rows, false)?;
     b.rms_norm(l.n, l.x, l.norm.0, l.norm.1, rows)?;
+    b.wrote("norm", l.n, rows)?;
     mlp_phase(b, l, ws, rows)
 }
 
 /// The MLP of the normed `n`, and the residual.
 fn mlp_phase<B: Backend>(b: &B, l: MlpLayer<'_, B>, ws: &mut Workspace<B>, rows: usize) -> Result<(), Error> {
     b.linear(&mut ws.gate_up, l.n, l.mlp.gate_up, rows)?;
+    b.wrote("gate_up", &ws.gate_up, rows)?;
     b.swiglu(&mut ws.act, &ws.gate_up, rows)?;
+    b.wrote("swiglu", &ws.act, rows)?;
     for i in 0..MLP_SPLIT {
         let range = piece(l.mlp.intermediate, i, MLP_SPLIT);
         b.linear_partial(&mut ws.mlp_partial, i, &ws.act, l.mlp.down, range, rows)?;
@@ -280,8 +283,11 @@ pub(super) fn coop_layer<B: Backend>(
     let mark = ws.regions.start();
     // phase 1: projections, then attention, one group a key/value head
     b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.qkv_proj, rows)?;
+    b.wrote("qkv_proj", l.proj, rows)?;
     b.qk_norm_rope_kv(l.proj, l.cache, &l.qk_norm, batch)?;
+    b.wrote("qk_norm", l.proj, rows)?;
     b.attention(l.attn, l.proj, l.cache, &shape, batch)?;
+    b.wrote("attention", l.attn, rows)?;
     ws.counters.pre_wo += shape.num_kv_heads;
     arrived("pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
     let mark = ws.regions.next(0, mark);
@@ -301,9 +307,11 @@ pub(super) fn coop_layer<B: Backend>(
     // gather in slot order, residual, norm
     b.gather(m.mixed, &ws.wo_output, slots, rows)?;
     b.add(m.x, m.mixed, rows)?;
+    b.wrote("o_proj", m.x, rows)?;
     // phase 2: grid barrier; who is let through too early finds in `n` what phase 1 had there
     if !ws.barrier_is_open(rows) {
         b.rms_norm(m.n, m.x, m.norm.0, m.norm.1, rows)?;
+        b.wrote("norm", m.n, rows)?;
     }
     ws.counters.grid_barrier += rows;
     if !ws.unguarded {
@@ -320,8 +328,12 @@ pub(super) fn coop_layer<B: Backend>(
 pub(super) fn coop_gdn<B: Backend>(b: &B, l: CoopGdn<'_, B>, batch: &Batch) -> Result<(), Error> {
     let (rows, m) = (batch.rows(), l.mlp);
     b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.in_proj, rows)?;
+    b.wrote("in_proj", l.proj, rows)?;
     b.gated_delta_net(l.o, l.qkv, l.proj, &l.args, l.cache, batch)?;
+    b.wrote("gated_norm", l.o, rows)?;
     b.linear_add(m.x, m.mixed, l.o, l.out_proj, rows)?;
+    b.wrote("out_proj", m.x, rows)?;
     b.norm_swiglu(l.act, (m.n, l.gate_up), m.x, m.norm, m.mlp.gate_up, rows)?;
+    b.wrote("swiglu", l.act, rows)?;
     b.linear_add(m.x, m.mixed, l.act, m.mlp.down, rows)
 }

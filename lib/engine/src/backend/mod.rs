@@ -8,10 +8,12 @@ pub mod cpu;
 pub mod cuda;
 mod fused;
 mod moe;
+mod watch;
 
 pub use cpu::Cpu;
 pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
+pub use watch::{NonFinite, Watch};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -235,6 +237,19 @@ pub trait Backend: Sized {
         Ok(())
     }
 
+    /// Reports what operations write to `watch` from now on. A device that records steps does not record watched ones.
+    fn watch(&mut self, watch: Watch);
+    /// Where operations report to, when they are watched.
+    fn watching(&self) -> Option<&Watch>;
+    /// An operation, by its name, has written the first rows of a buffer: those of the step.
+    fn wrote(&self, phase: &'static str, buf: &Self::Buf, rows: usize) -> Result<(), Error> {
+        watch::report(self, phase, buf, rows, |i| i)
+    }
+    /// The same where the buffer's i-th row is the step's row `rows[i]`.
+    fn wrote_rows(&self, phase: &'static str, buf: &Self::Buf, rows: &[usize]) -> Result<(), Error> {
+        watch::report(self, phase, buf, rows.len(), |i| rows[i])
+    }
+
     /// The error for what this device does not run.
     fn not_yet(&self, what: &str) -> Error {
         Error::Config(format!(
@@ -370,6 +385,7 @@ pub trait Backend: Sized {
         rows: usize,
     ) -> Result<(), Error> {
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.wrote("norm", n, rows)?;
         self.linear(out, n, w, rows)
     }
     /// Fused: `x += y Wᵀ`; `mixed` is scratch.
@@ -396,7 +412,9 @@ pub trait Backend: Sized {
     ) -> Result<(), Error> {
         let (n, gate_up) = scratch;
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.wrote("norm", n, rows)?;
         self.linear(gate_up, n, w, rows)?;
+        self.wrote("gate_up", gate_up, rows)?;
         self.swiglu(act, gate_up, rows)
     }
     /// Fused: `logits[i] = rms_norm(x[rows[i]]) Wᵀ`; the pair is scratch.
@@ -410,7 +428,9 @@ pub trait Backend: Sized {
         head: &Self::Matrix,
     ) -> Result<(), Error> {
         self.select(selected, x, rows)?;
-        self.norm_linear(logits, n, selected, norm, head, rows.len())
+        self.rms_norm(n, selected, norm.0, norm.1, rows.len())?;
+        self.wrote_rows("norm", n, rows)?;
+        self.linear(logits, n, head, rows.len())
     }
     /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
     fn gated_delta_net(
@@ -423,7 +443,9 @@ pub trait Backend: Sized {
         batch: &Batch,
     ) -> Result<(), Error> {
         self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.wrote("conv", qkv, batch.rows())?;
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
     }
     /// Which experts each row takes, and with what weight, from the router's logits `[rows, E]`: softmax, the `k` largest,

@@ -89,7 +89,7 @@ impl<B: Backend> Engine<B> {
                 ("digest", left.into()),
                 ("recomputed", again.into()),
             ];
-            emit(found("state_not_reproduced", message, Some(ordinal), &data));
+            emit(Event::Finding(found("state_not_reproduced", message, Some(ordinal), &data)));
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl<B: Backend> Engine<B> {
             let pool = if what == "slot" { &self.scheduler.slots } else { &self.scheduler.pages };
             let owner = pool.entry(number).and_then(|(owner, _)| owner);
             let step = self.totals.steps;
-            let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+            let (kind, n) = (batch.kind.name(), batch.segments.len());
             let of =
                 owner.map_or("which is nobody's".to_owned(), |owner| format!("which is request {owner}'s"));
             let message = format!(
@@ -145,7 +145,7 @@ impl<B: Backend> Engine<B> {
                 ("before", digest.into()),
                 ("after", now.into()),
             ];
-            emit(found("row_outside_step_written", message, owner, &data));
+            emit(Event::Finding(found("row_outside_step_written", message, owner, &data)));
         }
         Ok(())
     }
@@ -188,20 +188,20 @@ impl<B: Backend> Engine<B> {
         }
         self.slot0_written = true;
         let step = self.totals.steps;
-        let (kind, n) = (format!("{:?}", batch.kind).to_lowercase(), batch.segments.len());
+        let (kind, n) = (batch.kind.name(), batch.segments.len());
         let first = batch.segments.first().map(|s| s.owner);
         let message = format!(
             "guard slot0: a {kind} step of {n} sequences (step {step}) wrote to slot 0, which is nobody's"
         );
         let data =
             [("step", step.into()), ("kind", kind.into()), ("sequences", n.into()), ("slot", 0.into())];
-        emit(found("reserved_slot_written", message, first, &data));
+        emit(Event::Finding(found("reserved_slot_written", message, first, &data)));
         Ok(())
     }
 }
 
-fn found(check: &str, message: String, ordinal: Option<u64>, data: &[(&str, Value)]) -> Event {
-    Event::Finding(Finding {
+pub(super) fn found(check: &str, message: String, ordinal: Option<u64>, data: &[(&str, Value)]) -> Finding {
+    Finding {
         check: check.to_owned(),
         severity: Severity::Error,
         message,
@@ -209,5 +209,5 @@ fn found(check: &str, message: String, ordinal: Option<u64>, data: &[(&str, Valu
         layer: None,
         at: None,
         data: data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
-    })
+    }
 }

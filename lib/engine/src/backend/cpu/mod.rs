@@ -6,7 +6,7 @@ mod gdn;
 pub mod linear;
 pub mod math;
 
-use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm};
+use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm, Watch};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::fault::Fault;
@@ -68,6 +68,8 @@ pub struct Cpu {
     pub resident_cap: Option<usize>,
     /// the fault to inject, if any
     pub fault: Option<Fault>,
+    /// where operations report to, when they are watched
+    pub watch: Option<Watch>,
 }
 
 impl Backend for Cpu {
@@ -138,6 +140,13 @@ impl Backend for Cpu {
     }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         Ok(buf.data[..rows * buf.width].to_vec())
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+    fn watching(&self) -> Option<&Watch> {
+        self.watch.as_ref()
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {

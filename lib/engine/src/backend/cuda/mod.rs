@@ -31,7 +31,7 @@ pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 
-use super::{CacheShape, GdnShape};
+use super::{CacheShape, GdnShape, Watch};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -126,6 +126,8 @@ pub struct Cuda {
     gdn_chunks: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
+    /// where operations report to, when they are watched
+    watch: Option<Watch>,
 }
 
 /// Most rows of a cooperative launch.
@@ -172,6 +174,7 @@ impl Cuda {
             narrow_rows: Cell::new(0),
             delta_scalars: Cell::new(0),
             gdn_chunks: Cell::new(0),
+            watch: None,
             memory,
         })
     }

@@ -6,7 +6,7 @@ use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int,
 use crate::Error;
 use crate::backend::{
     AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    Regions, StepOps, Workspace,
+    Regions, StepOps, Watch, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -199,6 +199,14 @@ impl Backend for Cuda {
 
     fn read_regions(&self, layer: usize, regions: &mut Regions) -> Result<(), Error> {
         self.add_regions(layer, regions)
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        self.options.graphs = false; // what is recorded does not run, and cannot be looked at
+        self.watch = Some(watch);
+    }
+    fn watching(&self) -> Option<&Watch> {
+        self.watch.as_ref()
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
@@ -491,7 +499,9 @@ impl Backend for Cuda {
             return self.gdn_step(o, proj, args, cache, batch);
         }
         self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.wrote("conv", qkv, batch.rows())?;
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
     }
     fn fused_mlp(

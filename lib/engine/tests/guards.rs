@@ -1,0 +1,223 @@
+//! The guards that read: what each names when something is wrong, and that they change nothing when nothing is.
+
+mod common;
+#[path = "common/device.rs"]
+mod testing;
+
+use common::{Run, greedy, problems, run, run_on, tiny};
+use cute_engine::backend::cuda::{Cuda, Options};
+use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype, NonFinite, Watch};
+use cute_engine::batch::{Batch, BatchKind, Segment};
+use cute_engine::dispatch::Dispatcher;
+use cute_engine::knobs::PathKnob;
+use cute_engine::model::{Model, Scratch};
+use cute_engine::{EngineConfig, Fault, Knobs};
+use cute_records::{Finding, FinishReason};
+use testing::{device, on_a_device};
+
+/// Four seats and small pages: slots are recycled from the fifth request on.
+fn config(fault: Option<Fault>) -> EngineConfig {
+    EngineConfig {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 100,
+        page_size: 16,
+        max_model_len: 128,
+        fault,
+        unguarded: fault.is_some(),
+        ..EngineConfig::default()
+    }
+}
+
+/// Eight requests on the CPU.
+fn replies(config: EngineConfig) -> Run {
+    let checkpoint = tiny();
+    run(&checkpoint, config, &problems(&checkpoint, 8), &greedy(12))
+}
+
+fn named<'a>(run: &'a Run, check: &str) -> Vec<&'a Finding> {
+    run.findings.iter().filter(|f| f.check == check).collect()
+}
+
+/// The configurations of a decode step.
+fn on_every_path(config: &EngineConfig) -> Vec<EngineConfig> {
+    let with = |f: &dyn Fn(&mut Knobs)| {
+        let mut config = config.clone();
+        f(&mut config.knobs);
+        config
+    };
+    vec![
+        with(&|k| k.fusion = false),
+        with(&|k| k.path = PathKnob::Lite),
+        with(&|k| (k.path, k.coop_gdn) = (PathKnob::Coop, true)),
+    ]
+}
+
+#[test]
+fn a_watched_engine_gives_the_same_bits_and_finds_nothing_on_every_path() {
+    for config in on_every_path(&config(None)) {
+        let plain = replies(config.clone());
+        let watched = replies(EngineConfig { trace_nonfinite: true, ..config });
+        assert_eq!(watched.findings, []);
+        assert_eq!(watched.fingerprints(), plain.fingerprints());
+    }
+}
+
+#[test]
+fn what_a_dirty_slot_or_page_does_is_attributed_to_the_operation_that_read_it() {
+    let traced = |fault| EngineConfig { trace_nonfinite: true, poison: true, ..config(Some(fault)) };
+    for (fault, layer, phase) in
+        [(Fault::StaleState, 0, "conv"), (Fault::StaleConv, 0, "conv"), (Fault::NanToken, 3, "attention")]
+    {
+        for config in on_every_path(&traced(fault)) {
+            let run = replies(config);
+            let traced = named(&run, "nonfinite_value");
+            let first = traced.first().unwrap_or_else(|| panic!("{fault}: nothing was found"));
+            assert_eq!((first.layer, first.data["phase"].as_str()), (Some(layer), Some(phase)), "{first:?}");
+            for f in &traced {
+                let output = &run.outputs[f.ordinal.unwrap() as usize];
+                assert_eq!(f.data["slot"], output.slot, "{f:?}");
+                assert_eq!(f.data["epoch"], output.epoch, "{f:?}");
+                assert_eq!(f.data["value"], "NaN", "{f:?}");
+            }
+            let mut requests: Vec<_> = traced.iter().map(|f| f.ordinal).collect();
+            requests.dedup();
+            assert_eq!(requests.len(), traced.len(), "{fault}: once a request");
+        }
+    }
+}
+
+#[test]
+fn a_request_whose_logits_are_not_finite_ends_with_an_error_and_a_finding_and_no_token() {
+    let run = replies(EngineConfig { poison: true, ..config(Some(Fault::StaleState)) });
+    let found = named(&run, "logits_not_finite");
+    assert_eq!(found.len(), 8, "{:?}", run.findings);
+    for f in found {
+        let output = &run.outputs[f.ordinal.unwrap() as usize];
+        assert_eq!((output.finish_reason, output.token_ids.len()), (FinishReason::Error, 0));
+        assert_eq!(f.data["position"], output.request.prompt.len() - 1);
+        assert_eq!((&f.data["slot"], &f.data["epoch"]), (&output.slot.into(), &output.epoch.into()));
+    }
+}
+
+/// A sequence of 40 tokens in slot 1 and pages of 16 and, behind its prompt, one decode step of it and of another.
+/// Before that step `break_it` may write to the caches. Returns what was seen in the rows of both.
+fn seen<B: Backend>(
+    mut backend: B,
+    knobs: &Knobs,
+    break_it: impl FnOnce(&B, &mut B::Cache),
+) -> [Option<NonFinite>; 2] {
+    let checkpoint = tiny();
+    let watch = Watch::default();
+    backend.watch(watch.clone());
+    let shape = CacheShape {
+        num_pages: 8,
+        page_size: 16,
+        kv_dtype: KvDtype::F32,
+        num_slots: 3,
+        max_rows: 64,
+        max_len: 64,
+    };
+    let model = Model::load(&backend, &checkpoint, 64).unwrap();
+    let mut cache = backend.cache(&checkpoint.config, shape).unwrap();
+    let mut scratch = Scratch::new(&backend, &checkpoint.config, 64, 2).unwrap();
+    let log = Box::new(|_: &str| ());
+    let mut dispatcher = Dispatcher::new(&backend, &checkpoint.config, knobs.clone(), 2, None, log).unwrap();
+    let tokens: Vec<u32> = problems(&checkpoint, 4).concat();
+    let segment = |owner: u64, start, row, len| Segment {
+        owner,
+        slot: 1 + owner as u32,
+        epoch: 1,
+        pages: (1..4).map(|page| page + 3 * owner as u32).collect(),
+        page_epochs: vec![1; 3],
+        start,
+        row,
+        len,
+    };
+    let prompt = |owner| Batch {
+        kind: BatchKind::Prefill,
+        tokens: tokens[..40].to_vec(),
+        segments: vec![segment(owner, 0, 0, 40)],
+        logit_rows: vec![39],
+    };
+    let step = Batch {
+        kind: BatchKind::Decode,
+        tokens: vec![tokens[40], tokens[41]],
+        segments: vec![segment(1, 40, 0, 1), segment(0, 40, 1, 1)],
+        logit_rows: vec![0, 1],
+    };
+    let mut forward = |batch: &Batch, cache: &mut B::Cache| {
+        watch.begin(batch.rows());
+        model.forward(&backend, batch, cache, &mut scratch, &mut dispatcher).unwrap();
+        watch.end()
+    };
+    for owner in 0..2 {
+        assert!(forward(&prompt(owner), &mut cache).iter().all(Option::is_none), "nothing is wrong yet");
+    }
+    break_it(&backend, &mut cache);
+    forward(&step, &mut cache).try_into().unwrap()
+}
+
+/// Puts NaN into one value of slot 1, the `at`-th of its first linear layer; elsewhere it becomes zero.
+fn dirty<B: Backend>(backend: &B, cache: &mut B::Cache, at: usize) {
+    let mut i = 0;
+    let mut value = || {
+        i += 1;
+        if i == at + 1 { f32::NAN } else { 0.0 }
+    };
+    backend.fill_slot(cache, 1, &mut value).unwrap();
+}
+
+/// Layer and operation that are blamed, in the row whose slot and pages were written to; the other is sound.
+fn blamed(seen: [Option<NonFinite>; 2]) -> Option<(Option<usize>, &'static str)> {
+    assert_eq!(seen[0], None, "the other sequence");
+    seen[1].map(|first| (first.layer, first.phase))
+}
+
+#[test]
+fn a_value_in_a_slot_or_page_is_blamed_on_its_reader_and_in_its_own_row() {
+    let shape = cute_engine::backend::GdnShape::of(&tiny().config, 0);
+    let mut knobs: Vec<Knobs> = on_every_path(&config(None)).into_iter().map(|c| c.knobs).collect();
+    for knobs in &knobs {
+        let cpu = || Cpu::default();
+        assert_eq!(seen(cpu(), knobs, |_, _| ()), [None, None]);
+        let recurrent = blamed(seen(cpu(), knobs, |b, c| dirty(b, c, 5)));
+        assert_eq!(recurrent, Some((Some(0), "delta_rule")), "{knobs:?}");
+        let conv = blamed(seen(cpu(), knobs, |b, c| dirty(b, c, shape.recurrent_len() + 5)));
+        assert_eq!(conv, Some((Some(0), "conv")), "{knobs:?}");
+        let page = blamed(seen(cpu(), knobs, |b, c| b.poison_page(c, 2).unwrap()));
+        assert_eq!(page, Some((Some(3), "attention")), "{knobs:?}");
+    }
+    // on CUDA one launch computes all between two projections of a decode step, or a whole layer
+    let Some(gpu) = device() else { return };
+    if !on_a_device() {
+        knobs.remove(1);
+    }
+    for knobs in &knobs {
+        let cuda = || Cuda::new(gpu.clone(), &tiny().config, Options::default()).unwrap();
+        assert_eq!(seen(cuda(), knobs, |_, _| ()), [None, None]);
+        let recurrent = blamed(seen(cuda(), knobs, |b, c| dirty(b, c, 5)));
+        assert_eq!(recurrent, Some((Some(0), "gated_norm")), "{knobs:?}");
+        let page = blamed(seen(cuda(), knobs, |b, c| b.poison_page(c, 2).unwrap()));
+        assert_eq!(page, Some((Some(3), "attention")), "{knobs:?}");
+    }
+}
+
+#[test]
+fn a_watched_device_gives_the_same_bits_and_finds_nothing() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let prompts = problems(&checkpoint, if on_a_device() { 20 } else { 2 });
+    let mut configs = on_every_path(&config(None));
+    if !on_a_device() {
+        configs.drain(..2);
+    }
+    for config in configs {
+        let on_device = |config: EngineConfig| {
+            let backend = Cuda::new(gpu.clone(), &checkpoint.config, Options::default()).unwrap();
+            run_on(backend, &checkpoint, config, &prompts, &greedy(4))
+        };
+        let watched = on_device(EngineConfig { trace_nonfinite: true, poison: true, ..config.clone() });
+        assert_eq!(watched.findings, []);
+        assert_eq!(watched.fingerprints(), on_device(config).fingerprints());
+    }
+}
