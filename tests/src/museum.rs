@@ -47,8 +47,8 @@ const OUTSIDE: Option<bool> = Some(false);
 /// The columns of the table.
 pub const DETECTORS: &[Detector] = &[
     by_finding("zero", INSIDE, &["state_not_zero_on_acquire"]),
-    by_words("owner", INSIDE, &["used by request", "released by request", "owned by", "are owned"]),
-    by_words("counter", INSIDE, &["it was not reset", "slots were reset"]),
+    by_finding("owner", INSIDE, &["ownership_broken"]),
+    by_finding("counter", INSIDE, &["counter_broken"]),
     by_finding("slot0", INSIDE, &["reserved_slot_written"]),
     by_finding("recompute", INSIDE, &["state_not_reproduced"]),
     by_finding("aba", OUTSIDE, &["probe_aba"]),

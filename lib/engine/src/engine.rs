@@ -229,7 +229,8 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When an ownership invariant is broken: the engine is of no further use then.
     pub fn cancel(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        let Some(s) = self.scheduler.cancel(ordinal)? else { return Ok(false) };
+        let taken = self.scheduler.cancel(ordinal);
+        let Some(s) = self.sound(taken, emit)? else { return Ok(false) };
         self.totals.cancelled += 1;
         self.end(s, FinishReason::Cancelled, None, emit)?;
         Ok(true)
@@ -241,7 +242,8 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When an ownership invariant is broken: the engine is of no further use then.
     pub fn preempt(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        let Some(ran) = self.scheduler.preempt(ordinal)? else { return Ok(false) };
+        let taken = self.scheduler.preempt(ordinal);
+        let Some(ran) = self.sound(taken, emit)? else { return Ok(false) };
         self.totals.preempted += 1;
         self.poison_released(&ran)?;
         emit(Event::State(slot_event("release", &ran, &self.scheduler)));
@@ -251,8 +253,14 @@ impl<B: Backend> Engine<B> {
     /// One step. Returns false when there was nothing to do.
     ///
     /// # Errors
-    /// When the device fails or an ownership invariant is broken: the engine is of no further use then.
+    /// When the device fails or an invariant of ownership or of a counter is broken, which is a finding, too: the engine
+    /// is of no further use then.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
+        let worked = self.try_step(emit);
+        self.sound(worked, emit)
+    }
+
+    fn try_step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
         while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
         }

@@ -195,13 +195,19 @@ fn listen(audited: &str, words: &str, ended_in_trouble: bool) -> anyhow::Result<
     }
     let recycles =
         |until: u64| epochs.iter().filter(|(o, _)| *o <= until).map(|(_, e)| e - 1).max().unwrap_or(0);
+    // what a run that ended in trouble said last
+    let last = words.lines().rfind(|l| l.starts_with("cute-generate: ")).filter(|_| ended_in_trouble);
+    let mut told = false;
     for (f, sent) in findings {
+        let ended_it = f["message"].as_str().is_some_and(|m| last.is_some_and(|last| last.ends_with(m)));
+        told |= ended_it;
         let check = f["check"].as_str().unwrap_or_default();
         let ordinal = f["ordinal"].as_u64();
         let requests = ordinal.map_or(sent, |o| o + 1);
         // a guard names the epoch of the slot it speaks of, 1 for the first use
         let recycles = match f["data"]["epoch"].as_u64() {
             Some(epoch) => epoch.saturating_sub(1),
+            None if ended_it => recycles(u64::MAX),
             None => recycles(ordinal.unwrap_or(0)),
         };
         let heard = Heard { ordinal, requests, recycles };
@@ -210,8 +216,8 @@ fn listen(audited: &str, words: &str, ended_in_trouble: bool) -> anyhow::Result<
             None => out.others.push(f["message"].as_str().unwrap_or(check).to_owned()),
         }
     }
-    if ended_in_trouble {
-        let last = words.lines().rfind(|l| l.starts_with("cute-generate: ")).unwrap_or(words);
+    if ended_in_trouble && !told {
+        let last = last.unwrap_or(words);
         let heard = Heard { ordinal: None, requests: out.requests, recycles: recycles(u64::MAX) };
         match DETECTORS.iter().find(|d| d.words.iter().any(|w| last.contains(w))) {
             Some(d) => out.first(d.column, heard),

@@ -41,6 +41,8 @@ pub struct Outcome {
     pub refused: u64,
     /// the exit code of the signal that stopped it, and how far it had come
     pub stopped: Option<(Exit, String)>,
+    /// why the engine could not go on, if it could not
+    pub failed: Option<anyhow::Error>,
 }
 
 /// What a completion says of its prompt, known before the reply.
@@ -116,7 +118,7 @@ impl<'a, B: Backend> Server<'a, B> {
                 let stopped =
                     Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
                 done.into_values().try_for_each(|completion| self.write(completion, out))?;
-                return Ok(Outcome { refused, stopped });
+                return Ok(Outcome { refused, stopped, failed: None });
             }
             while next < total
                 && self.engine.scheduler().waiting() < self.args.max_num_seqs
@@ -139,16 +141,18 @@ impl<'a, B: Backend> Server<'a, B> {
             let in_flight: Vec<u64> = tickets.keys().copied().collect();
             let running: Vec<u64> =
                 self.engine.scheduler().running.iter().map(|s| s.request.ordinal).collect();
-            for (blow, ordinal) in self.storm.blows(&in_flight, &running) {
-                match blow {
-                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit)?,
-                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit)?,
+            let blows = self.storm.blows(&in_flight, &running);
+            let struck = blows.into_iter().try_for_each(|(blow, ordinal)| {
+                let struck = match blow {
+                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit),
+                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit),
                 };
-            }
-            let worked = match journal.known(before) {
+                struck.map(|_| ())
+            });
+            let worked = struck.and_then(|()| match journal.known(before) {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
-            };
+            });
             for event in events {
                 match event {
                     Event::Finding(finding) => {
@@ -167,19 +171,26 @@ impl<'a, B: Backend> Server<'a, B> {
                     }
                 }
             }
-            let worked = worked?;
+            let worked = match worked {
+                Ok(worked) => worked,
+                Err(e) => {
+                    done.into_values().try_for_each(|completion| self.write(completion, out))?;
+                    return Ok(Outcome { refused, stopped: None, failed: Some(e.into()) });
+                }
+            };
             journal.step(before, self.engine.totals().steps, Spent::of(&self.engine))?;
             let written = self.requests;
             while let Some(completion) = done.remove(&self.requests) {
                 self.write(completion, out)?;
             }
             if !worked && self.requests == written && written < total {
-                return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
+                let failed = anyhow!("the engine is idle with {} requests unanswered", total - written);
+                return Ok(Outcome { refused, stopped: None, failed: Some(failed) });
             }
         }
         self.report_findings(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
-        Ok(Outcome { refused, stopped: None })
+        Ok(Outcome { refused, stopped: None, failed: None })
     }
 
     fn write(&mut self, completion: Completion, out: &mut Writer<'_>) -> anyhow::Result<()> {

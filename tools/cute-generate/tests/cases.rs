@@ -283,6 +283,27 @@ fn what_is_not_finite_is_traced_to_its_operation_and_is_never_a_token() {
 }
 
 #[test]
+fn a_run_that_breaks_an_invariant_says_so_in_its_stream_and_closes_it() {
+    let prompts = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":3}\n".repeat(12);
+    for (fault, check, slot) in
+        [("double-free", "ownership_broken", Some(1)), ("stale-barrier", "counter_broken", None)]
+    {
+        let (code, records, stderr) = run(&["--fault", fault, "--device", "cpu"], &prompts);
+        assert_eq!(code, 2, "{stderr}");
+        let findings: Vec<&Value> = records.iter().filter(|r| r["type"] == "finding").collect();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0]["check"], check);
+        assert_eq!(findings[0]["data"]["slot"].as_u64(), slot);
+        let end = records.last().unwrap();
+        assert_eq!((&end["type"], &end["complete"]), (&"end".into(), &false.into()));
+        assert_eq!(end["reason"], findings[0]["message"]);
+        assert_eq!(end["counts"]["finding"], 1);
+        let last = stderr.lines().last().unwrap();
+        assert_eq!(last, format!("cute-generate: {}", end["reason"].as_str().unwrap()));
+    }
+}
+
+#[test]
 fn help_has_examples_and_the_extras_work() {
     let out = |args: &[&str]| String::from_utf8(generate().args(args).output().unwrap().stdout).unwrap();
     assert!(out(&["--help"]).contains("Examples:") && out(&["--help"]).contains("Exit codes:"));

@@ -216,10 +216,10 @@ impl<B: Backend> Workspace<B> {
             return Ok(());
         }
         let Workspace { wo_resets, coop_launches, .. } = self;
-        Err(Error::Counter(format!(
-            "layer {layer}: {coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} \
-             times"
-        )))
+        let message = format!(
+            "{coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} times"
+        );
+        Err(Error::Counter { layer, message })
     }
 
     /// What a block at the grid barrier waits for: is it there already, before any block of this launch has come?
@@ -233,13 +233,13 @@ fn piece(len: usize, i: usize, n: usize) -> std::ops::Range<usize> {
     len * i / n..len * (i + 1) / n
 }
 
-fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
+fn arrived(layer: usize, name: &str, counter: usize, expected: usize) -> Result<(), Error> {
     if counter == expected {
         return Ok(());
     }
-    Err(Error::Counter(format!(
-        "counter {name} is {counter} after its phase, expected {expected}: it was not reset"
-    )))
+    let message =
+        format!("counter {name} is {counter} after its phase, expected {expected}: it was not reset");
+    Err(Error::Counter { layer, message })
 }
 
 pub(super) fn mlp<B: Backend>(
@@ -265,7 +265,7 @@ fn mlp_phase<B: Backend>(b: &B, l: MlpLayer<'_, B>, ws: &mut Workspace<B>, rows:
         b.linear_partial(&mut ws.mlp_partial, i, &ws.act, l.mlp.down, range, rows)?;
         ws.counters.mlp += 1;
     }
-    arrived("mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
+    arrived(l.index, "mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
     b.gather(l.mixed, &ws.mlp_partial, MLP_SPLIT, rows)?;
     b.add(l.x, l.mixed, rows)
 }
@@ -289,7 +289,7 @@ pub(super) fn coop_layer<B: Backend>(
     b.attention(l.attn, l.proj, l.cache, &shape, batch)?;
     b.wrote("attention", l.attn, rows)?;
     ws.counters.pre_wo += shape.num_kv_heads;
-    arrived("pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
+    arrived(m.index, "pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
     let mark = ws.regions.next(0, mark);
     // W_O: the inputs of each group in wo_split pieces, each into its own slot
     let group = shape.num_heads * shape.head_dim / shape.num_kv_heads;
@@ -302,7 +302,7 @@ pub(super) fn coop_layer<B: Backend>(
         }
     }
     let slots = shape.num_kv_heads * l.wo_split;
-    arrived("phase1_arrival", ws.counters.phase1, slots)?;
+    arrived(m.index, "phase1_arrival", ws.counters.phase1, slots)?;
     let mark = ws.regions.next(1, mark);
     // gather in slot order, residual, norm
     b.gather(m.mixed, &ws.wo_output, slots, rows)?;
@@ -315,7 +315,7 @@ pub(super) fn coop_layer<B: Backend>(
     }
     ws.counters.grid_barrier += rows;
     if !ws.unguarded {
-        arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+        arrived(m.index, "grid_barrier", ws.counters.grid_barrier, rows)?;
     }
     let mark = ws.regions.next(2, mark);
     // phase 3: MLP

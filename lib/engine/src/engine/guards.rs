@@ -19,6 +19,7 @@ use super::{Engine, Event};
 use crate::Error;
 use crate::backend::{Backend, CacheShape};
 use crate::batch::{Batch, BatchKind, Segment};
+use crate::error::Mismatch;
 use crate::pool::{Entries, Pool};
 use crate::sequence::Sequence;
 use cute_records::{Finding, Severity};
@@ -179,6 +180,37 @@ impl<B: Backend> Engine<B> {
             self.backend.fill_slot(&mut self.cache, slot, &mut || f32::NAN)?;
         }
         pages.into_iter().try_for_each(|page| self.backend.poison_page(&mut self.cache, page))
+    }
+
+    /// Lets a result pass. An invariant that is broken becomes a finding on its way.
+    pub(super) fn sound<T>(&self, result: Result<T, Error>, emit: &mut dyn FnMut(Event)) -> Result<T, Error> {
+        match &result {
+            Err(e @ Error::Ownership(m)) => emit(Event::Finding(self.ownership_broken(e, m))),
+            Err(e @ Error::Counter { layer, .. }) => {
+                let mut finding = found("counter_broken", e.to_string(), None, &[]);
+                finding.layer = u32::try_from(*layer).ok();
+                emit(Event::Finding(finding));
+            }
+            _ => {}
+        }
+        result
+    }
+
+    /// Request, entry, epochs and the layers whose state or keys and values lie in the entry.
+    fn ownership_broken(&self, e: &Error, m: &Mismatch) -> Finding {
+        let running = m.request.and_then(|ordinal| self.scheduler.index(ordinal));
+        let id = running.map(|i| self.scheduler.running[i].request.id.as_str());
+        let mut data: Vec<(&str, Value)> = vec![("step", self.totals.steps.into())];
+        data.extend(id.map(|id| ("id", id.into())));
+        if let Some((what, number)) = m.entry {
+            let attention = self.model.config.full_attention_layers();
+            let in_it = |layer: &usize| attention.contains(layer) == (what == "page");
+            let layers: Vec<usize> = (0..self.model.config.num_hidden_layers).filter(in_it).collect();
+            data.extend([(what, number.into()), ("layers", layers.into())]);
+        }
+        let numbers = [("expected_epoch", m.expected_epoch), ("epoch", m.epoch), ("owner", m.owner)];
+        data.extend(numbers.into_iter().filter_map(|(name, n)| Some((name, n?.into()))));
+        found("ownership_broken", e.to_string(), m.request, &data)
     }
 
     /// Looks at slot 0 after a step, until it has been written to.

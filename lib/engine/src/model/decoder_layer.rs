@@ -104,7 +104,7 @@ impl<B: Backend> DecoderLayer<B> {
                             b.wrote("layer", &s.x, rows)?;
                             return Ok(Path::Coop);
                         }
-                        Err(e @ Error::Counter(_)) => return Err(e),
+                        Err(e @ Error::Counter { .. }) => return Err(e),
                         Err(_) if dispatcher.fault() == Some(Fault::SilentFallback) => {}
                         Err(e) => dispatcher.fallback(self.index, &decision, e)?,
                     }
