@@ -34,6 +34,8 @@ pub struct EngineConfig {
     pub poison: bool,
     /// attribute the first value that is not finite of every request to layer, operation, slot and position
     pub trace_nonfinite: bool,
+    /// keep what a `trace` record says of each request
+    pub trace_requests: bool,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -52,6 +54,7 @@ impl Default for EngineConfig {
             guards: Guards::default(),
             poison: false,
             trace_nonfinite: false,
+            trace_requests: false,
             unguarded: false,
         }
     }

@@ -4,6 +4,7 @@ mod broken;
 mod guards;
 mod nonfinite;
 mod replay;
+mod trace;
 
 pub use replay::Known;
 
@@ -20,7 +21,7 @@ use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
 use cute_records::digest::Hasher;
-use cute_records::{Finding, FinishReason, Pool, State, TokenLogprob};
+use cute_records::{Finding, FinishReason, Pool, State, TokenLogprob, Trace};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 pub enum Event {
     /// an entry was acquired or released
     State(State),
+    /// how a request was served, before its end is reported
+    Trace(Box<Trace>),
     /// a request ended
     Finished(Box<Output>),
     /// a guard found that an invariant is broken
@@ -92,6 +95,8 @@ struct Track {
     admitted: Instant,
     /// its first value that is not finite has been reported
     nonfinite: bool,
+    /// for its `trace` record, when there is to be one
+    trace: Option<trace::Gathered>,
 }
 
 impl Track {
@@ -103,6 +108,7 @@ impl Track {
             decode: Duration::ZERO,
             admitted: Instant::now(),
             nonfinite: false,
+            trace: None,
         }
     }
 }
@@ -278,6 +284,7 @@ impl<B: Backend> Engine<B> {
             Some(fault) => self.broken_forward(fault, &batch)?,
         };
         let elapsed = start.elapsed();
+        self.gather(&batch);
         self.report_nonfinite(&batch, emit);
         self.compare(others, &batch, emit)?;
         self.account(&batch, elapsed);
@@ -317,7 +324,8 @@ impl<B: Backend> Engine<B> {
         self.totals.zero_check += start.elapsed();
         let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
         let seed = s.request.params.seed;
-        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(seed));
+        let trace = self.config.trace_requests.then(|| trace::Gathered::new(&self.scheduler));
+        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track { trace, ..Track::new(seed) });
         emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
         Ok(())
     }
@@ -455,12 +463,16 @@ impl<B: Backend> Engine<B> {
             None => None,
         };
         let track = self.tracks.remove(&s.request.ordinal).unwrap_or_else(|| Track::new(0));
+        let fingerprint = track.fingerprint.hex();
+        if let Some(gathered) = &track.trace {
+            emit(self.trace(&s, gathered, (finish_reason, &fingerprint)));
+        }
         emit(Event::Finished(Box::new(Output {
             token_ids: s.generated,
             text,
             finish_reason,
             error,
-            fingerprint: track.fingerprint.hex(),
+            fingerprint,
             logprobs: track.logprobs,
             slot: s.slot,
             epoch: s.epoch,

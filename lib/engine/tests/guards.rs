@@ -221,3 +221,47 @@ fn a_watched_device_gives_the_same_bits_and_finds_nothing() {
         assert_eq!(watched.fingerprints(), on_device(config).fingerprints());
     }
 }
+
+#[test]
+fn a_trace_says_which_path_each_layer_took_what_was_zeroed_and_where_everything_lay() {
+    let paths = [("paged", 0, 0), ("lite", 0, 1), ("coop", 1, 1)];
+    for (config, (path, wo, mlp)) in on_every_path(&config(None)).into_iter().zip(paths) {
+        let page_bytes = {
+            let c = tiny().config;
+            2 * 16 * c.full_attention_layers().len() * c.num_key_value_heads * c.head_dim * 4
+        };
+        assert_eq!(replies(config.clone()).traces, []);
+        let run = replies(EngineConfig { trace_requests: true, ..config });
+        let mut traces: Vec<_> = run.traces.iter().collect();
+        traces.sort_by_key(|t| t.ordinal);
+        assert_eq!(traces.iter().map(|t| t.ordinal).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+        for (t, o) in traces.iter().zip(&run.outputs) {
+            assert_eq!((t.slot, t.epoch, &t.kv_pages), (o.slot, o.epoch, &o.pages));
+            assert_eq!((&t.fingerprint, t.finish_reason), (&o.fingerprint, Some(o.finish_reason)));
+            // the first of twelve tokens comes from prefill
+            assert_eq!((t.steps["decode"], t.active_tokens.values().sum::<u64>()), (11, 11), "{path}");
+            let far = t.kv_pages.iter().map(|page| u64::from(*page) * page_bytes as u64);
+            assert!(t.page_offsets.iter().copied().eq(far), "{t:?}");
+            assert_eq!(t.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [3, 7, 11]);
+            for l in &t.layers {
+                assert_eq!(l.paths, [(path.to_owned(), 11)].into());
+                let zeroed = [("wo_output".to_owned(), wo * 11), ("mlp_partial".to_owned(), mlp * 11)];
+                assert_eq!(l.resets, (mlp > 0).then(|| zeroed.into()), "{path}");
+                assert_eq!(l.buffers.len(), if path == "paged" { 0 } else { 4 });
+            }
+            assert_eq!(t.slots_free + t.slots_used, 4);
+            assert!(t.buffers["kv"].starts_with("0x") && t.buffers["kv"] == traces[0].buffers["kv"]);
+        }
+        assert_eq!((traces[0].slots_free, traces[0].slots_used, traces[0].pages_used), (3, 1, 0));
+        assert_eq!(traces[0].slot, traces[4].slot, "the first slot is the fifth's again");
+        assert_eq!(traces[0].buffers, traces[4].buffers);
+        assert_ne!(traces[0].buffers, traces[1].buffers, "each slot has a place of its own");
+    }
+}
+
+#[test]
+fn a_reset_that_was_skipped_is_missing_in_the_trace() {
+    let run = replies(EngineConfig { trace_requests: true, ..config(Some(Fault::SkipWoReset)) });
+    let resets = run.traces[0].layers[0].resets.clone().unwrap();
+    assert_eq!((resets["wo_output"], resets["mlp_partial"]), (0, 11));
+}

@@ -55,6 +55,7 @@ fn take(engine: &mut Engine<Cpu>, known: Option<&BTreeMap<u64, Known>>) -> Optio
         Event::State(s) => states.push(s),
         Event::Finished(o) => outputs.push(*o),
         Event::Finding(f) => findings.push(f),
+        Event::Trace(_) => {}
     };
     let worked = match known {
         Some(known) => engine.replay(known, &mut emit),

@@ -27,6 +27,7 @@ fn note<'a>(
         Event::State(s) => states.push(s),
         Event::Finished(o) => assert!(outputs.insert(o.request.ordinal, *o).is_none(), "ended twice"),
         Event::Finding(f) => panic!("{f:?}"),
+        Event::Trace(_) => {}
     }
 }
 

@@ -171,6 +171,11 @@ pub struct Args {
     #[arg(long, help_heading = "Guards")]
     pub trace_nonfinite: bool,
 
+    /// Write a trace record behind each reply: the path of every layer, resets and addresses of buffers, pages with their
+    /// offsets, free and used slots and pages at its start
+    #[arg(long, value_name = "WHAT", value_enum, help_heading = "Guards")]
+    pub trace: Option<Traced>,
+
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
     pub fault: Option<Fault>,
@@ -180,6 +185,13 @@ pub struct Args {
     /// List the faults, their stories and where they happened
     #[arg(long, help_heading = "Faults")]
     pub list_faults: bool,
+}
+
+/// What `trace` records are written of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Traced {
+    /// each request that was admitted
+    Requests,
 }
 
 /// Element type of the KV cache.
@@ -225,6 +237,7 @@ impl Args {
             guards: self.guard.iter().copied().collect(),
             poison: self.poison,
             trace_nonfinite: self.trace_nonfinite,
+            trace_requests: self.trace.is_some(),
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
@@ -246,6 +259,9 @@ impl Args {
             }
             _ if self.trace_nonfinite => {
                 Err(anyhow!("--journal with --trace-nonfinite: what it finds is not kept"))
+            }
+            _ if self.trace.is_some() => {
+                Err(anyhow!("--journal with --trace: addresses and what ran in each step are not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

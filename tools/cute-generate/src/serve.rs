@@ -12,7 +12,7 @@ use cute_engine::backend::Backend;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Trace, Writer, answer};
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -31,6 +31,8 @@ pub struct Server<'a, B: Backend> {
     requests: u64,
     errors: u64,
     guard_findings: u64,
+    /// of replies that wait for their turn
+    traces: BTreeMap<u64, Trace>,
     probes: Probes,
     storm: Storm,
 }
@@ -86,6 +88,7 @@ impl<'a, B: Backend> Server<'a, B> {
             requests: 0,
             errors: 0,
             guard_findings: 0,
+            traces: BTreeMap::new(),
             probes,
             storm: Storm::new(&args.storm),
         })
@@ -160,6 +163,9 @@ impl<'a, B: Backend> Server<'a, B> {
                         self.report_findings([finding], out)?;
                     }
                     Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
+                    Event::Trace(trace) => {
+                        self.traces.insert(trace.ordinal, *trace);
+                    }
                     Event::Finished(reply) => {
                         let ordinal = reply.request.ordinal;
                         self.probes.read(ordinal, &reply.token_ids);
@@ -197,8 +203,12 @@ impl<'a, B: Backend> Server<'a, B> {
         self.requests += 1;
         self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
         self.bar.inc(1);
+        let trace = self.traces.remove(&completion.ordinal);
         let (completion, findings) = self.probes.judge(completion);
         out.write(&Record::Completion(completion))?;
+        if let Some(trace) = trace {
+            out.write(&Record::Trace(trace))?;
+        }
         self.report_findings(findings, out)
     }
 

@@ -153,6 +153,8 @@ pub struct Workspace<B: Backend> {
     pub wo_resets: u64,
     /// launches said to have been cooperative
     pub coop_launches: u64,
+    /// `wo_resets` and `begun` when they were last asked for
+    told: [u64; 2],
     /// time by phase
     pub regions: Regions,
     /// what is wrong with its resets, if anything
@@ -184,6 +186,7 @@ impl<B: Backend> Workspace<B> {
             begun: 0,
             wo_resets: 0,
             coop_launches: 0,
+            told: [0; 2],
             regions: Regions::default(),
             fault: None,
             unguarded: false,
@@ -220,6 +223,14 @@ impl<B: Backend> Workspace<B> {
             "{coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} times"
         );
         Err(Error::Counter { layer, message })
+    }
+
+    /// How often the W_O slots and the MLP's partial sums were zeroed since this was last asked; `None` where the backend
+    /// does not count it.
+    pub(crate) fn resets_since(&mut self) -> Option<[u64; 2]> {
+        let now = [self.wo_resets, self.begun];
+        let before = std::mem::replace(&mut self.told, now);
+        (self.begun > 0).then(|| [now[0] - before[0], now[1] - before[1]])
     }
 
     /// What a block at the grid barrier waits for: is it there already, before any block of this launch has come?

@@ -221,6 +221,20 @@ pub trait Backend: Sized {
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
     fn rope(&self, rope: Rope) -> Result<Self::Rope, Error>;
+    /// Where a buffer lies.
+    fn address(&self, buf: &Self::Buf) -> u64;
+    /// Where a slot's state in the first linear layer lies, and where the KV memory starts.
+    fn cache_addresses(&self, cache: &Self::Cache, slot: u32) -> [u64; 2];
+    /// What the fused launches of a layer work in, by name, and where it lies.
+    fn workspace_addresses(&self, ws: &Workspace<Self>) -> Vec<(&'static str, u64)> {
+        let buffers = [
+            ("wo_output", &ws.wo_output),
+            ("mlp_partial", &ws.mlp_partial),
+            ("gate_up", &ws.gate_up),
+            ("act", &ws.act),
+        ];
+        buffers.map(|(name, buf)| (name, self.address(buf))).into()
+    }
     /// Reads the first `rows` rows back to the host.
     fn read(&self, buf: &Self::Buf, rows: usize) -> Result<Vec<f32>, Error>;
 

@@ -92,6 +92,7 @@ impl<B: Backend> Model<B> {
         let attention = || self.layers.iter().enumerate().filter(|(_, l)| l.is_attention()).map(|(i, _)| i);
         let intent: Vec<Decision> = attention().map(|i| dispatcher.decide(backend, i, batch)).collect();
         let wanted = batch.logit_rows.len();
+        dispatcher.begin_step();
         let step = Step { b: backend, batch, rope: &self.rope };
         let outcomes = backend.step(batch, &intent, &mut || {
             let mut decisions = intent.iter();

@@ -78,6 +78,18 @@ pub const CHECKS: &[Entry] = &[
         "error",
         "a complete run ended with slots or pages in use; or acquired less released is not what is in use",
     ),
+    (
+        "trace_contradicts_reply, trace_contradicts_pool",
+        "error",
+        "a trace says other than its reply of tokens, bits, slot or pages; or its entries or offsets are not the pool's",
+    ),
+    ("trace_missing_reset", "error", "a layer took a path whose sums were not zeroed as often as it ran"),
+    (
+        "trace_buffer_moved",
+        "error",
+        "a buffer that recorded steps know by its address lies elsewhere than before",
+    ),
+    ("trace_path_unlogged", "error", "a layer took a path that the log has no line of"),
     ("fingerprint_differs", "error", "the same prompt gave other logits, to the bit; tokens may still agree"),
     ("tokens_differ", "error", "the same prompt gave other tokens"),
     (

@@ -15,6 +15,7 @@
 //! | [`output`] | one finding for every reply that is not healthy |
 //! | [`server`] | trouble that a server logged |
 //! | [`state`] | slots and pages: zero on acquire, one owner, epochs, balanced pools |
+//! | [`trace`] | how requests were served, against replies, pools and the log |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
@@ -28,6 +29,7 @@ pub mod repeat;
 pub mod server;
 pub mod state;
 pub mod stream;
+pub mod trace;
 
 pub use case::{Case, Leg};
 pub use dispatch::{Expectations, Layers, Path};
@@ -110,6 +112,7 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(server::check(case));
     out.extend(case.states.findings());
     out.extend(state::pools(&case.ledger));
+    out.extend(trace::check(case));
     out.extend(repeat::check(case));
     out.extend(paths::check(case));
     out.extend(output::check(case));

@@ -68,6 +68,15 @@ impl KvPages {
         self.offset(page, 0, 0)..self.offset(page + 1, 0, 0)
     }
 
+    /// Where the pool lies.
+    pub(super) fn address(&self) -> u64 {
+        match &self.data {
+            Data::F32(v) => v.as_ptr() as u64,
+            Data::Bf16(v) => v.as_ptr() as u64,
+            Data::Fp8(v) => v.as_ptr() as u64,
+        }
+    }
+
     /// sha256 of a page's bytes.
     pub(super) fn digest(&self, page: u32) -> String {
         let mut hasher = Hasher::new();

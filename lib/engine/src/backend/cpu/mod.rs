@@ -138,6 +138,13 @@ impl Backend for Cpu {
     fn rope(&self, rope: Rope) -> Result<Rope, Error> {
         Ok(rope)
     }
+    fn address(&self, buf: &Buf) -> u64 {
+        buf.data.as_ptr() as u64
+    }
+    fn cache_addresses(&self, cache: &Cache, slot: u32) -> [u64; 2] {
+        let state = cache.states(slot).next().map_or(0, |state| state.as_ptr() as u64);
+        [state, cache.kv.address()]
+    }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         Ok(buf.data[..rows * buf.width].to_vec())
     }

@@ -187,6 +187,15 @@ impl Backend for Cuda {
         let (cos, sin) = rope.tables();
         Ok(Rope { cos: Vector::load(&self.memory, cos)?.at, sin: Vector::load(&self.memory, sin)?.at })
     }
+    fn address(&self, buf: &Buf) -> u64 {
+        buf.at
+    }
+    fn cache_addresses(&self, cache: &Cache, slot: u32) -> [u64; 2] {
+        [cache.parts(slot).next().map_or(0, |(at, _)| at), cache.kv]
+    }
+    fn workspace_addresses(&self, ws: &Workspace<Self>) -> Vec<(&'static str, u64)> {
+        vec![("wo_output", self.slots), ("act", ws.act.at), ("counters", self.counters)]
+    }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         let rows = rows.min(buf.rows);
         let mut padded = vec![0f32; rows * buf.ld];
