@@ -49,7 +49,7 @@ pub const DETECTORS: &[Detector] = &[
     by_finding("zero", INSIDE, &["state_not_zero_on_acquire"]),
     by_finding("owner", INSIDE, &["ownership_broken"]),
     by_finding("counter", INSIDE, &["counter_broken"]),
-    by_finding("slot0", INSIDE, &["reserved_slot_written"]),
+    by_finding("slot0", INSIDE, &["reserved_slot_written", "reserved_page_written"]),
     by_finding("recompute", INSIDE, &["state_not_reproduced"]),
     by_finding("aba", OUTSIDE, &["probe_aba"]),
     by_finding("boundary", OUTSIDE, &["probe_boundary"]),

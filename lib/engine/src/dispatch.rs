@@ -205,6 +205,10 @@ impl<B: Backend> Dispatcher<B> {
             && backend.coop_blocks(batch.segments.len() + self.absent) <= self.resident_cap
     }
 
+    /// Fills every workspace with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        self.workspaces.values_mut().try_for_each(|ws| ws.poison(backend))
+    }
     /// The next step begins.
     pub(crate) fn begin_step(&mut self) {
         self.last_step.clear();

@@ -82,7 +82,9 @@ pub struct Engine<B: Backend> {
     config: EngineConfig,
     tracks: BTreeMap<u64, Track>,
     broken: broken::Broken,
-    slot0_written: bool,
+    /// slot 0, page 0
+    reserved_written: [bool; 2],
+    changed_by_warm_up: Vec<(&'static str, u32)>,
     totals: Totals,
 }
 
@@ -140,6 +142,9 @@ impl<B: Backend> Engine<B> {
         if config.trace_nonfinite {
             backend.watch(Watch::default());
         }
+        if config.guards.capture {
+            backend.watch_captures();
+        }
         let mut engine = Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(
@@ -161,12 +166,13 @@ impl<B: Backend> Engine<B> {
             tokenizer,
             tracks: BTreeMap::new(),
             broken: broken::Broken::default(),
-            slot0_written: false,
+            reserved_written: [false; 2],
+            changed_by_warm_up: Vec::new(),
             totals: Totals::default(),
             backend,
             config,
         };
-        engine.poison_all()?;
+        engine.lay_out()?;
         Ok(engine)
     }
 
@@ -277,6 +283,7 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.verify(&batch)?;
         let others = self.others(&batch)?;
+        self.poison_activations()?;
         self.watch(&batch);
         let start = Instant::now();
         let top = match self.config.fault {
@@ -287,6 +294,7 @@ impl<B: Backend> Engine<B> {
         self.gather(&batch);
         self.report_nonfinite(&batch, emit);
         self.compare(others, &batch, emit)?;
+        self.report_captures(&batch, emit);
         self.account(&batch, elapsed);
         self.look_at_slot0(&batch, emit)?;
         self.append(&batch, &top, emit)?;

@@ -7,7 +7,7 @@ use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Event, Fault, Guards, Request};
 use cute_records::Finding;
 
-const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true };
+const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true, capture: false };
 
 /// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
 fn config(fault: Option<Fault>) -> EngineConfig {
@@ -198,13 +198,17 @@ fn a_sequence_computed_again_alone_leaves_the_same_state_unless_something_is_wro
         Fault::NanToken,
     ] {
         let run = recomputed(Some(fault));
-        let first = run.findings.first().unwrap_or_else(|| panic!("{fault}: nothing was found"));
-        assert_eq!(first.check, "state_not_reproduced", "{fault}");
+        let first = run.findings.iter().find(|f| f.check == "state_not_reproduced");
+        let first = first.unwrap_or_else(|| panic!("{fault}: {:?}", run.findings));
+        // a warm-up writes to the page that is nobody's, too
+        let others = run.findings.iter().filter(|f| f.check != first.check).count();
+        assert_eq!(others, usize::from(fault == Fault::CaptureLiveSlot), "{:?}", run.findings);
         let slot = run.states.iter().find(|s| Some(s.ordinal) == first.ordinal).map(|s| s.slot);
         assert_eq!(first.data["slot"], serde_json::json!(slot), "{fault}: {first:?}");
     }
     let padded = recomputed(Some(Fault::PadRowSlot0)).findings;
-    assert_eq!(padded.iter().map(|f| f.check.as_str()).collect::<Vec<_>>(), ["reserved_slot_written"]);
+    let checks: Vec<&str> = padded.iter().map(|f| f.check.as_str()).collect();
+    assert_eq!(checks, ["reserved_slot_written", "reserved_page_written"]);
     let refused = cute_engine::Engine::new(
         cute_engine::backend::Cpu::default(),
         &tiny(),

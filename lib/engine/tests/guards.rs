@@ -5,14 +5,18 @@ mod common;
 mod testing;
 
 use common::{Run, greedy, problems, run, run_on, tiny};
+use cute_engine::Error;
+use cute_engine::backend::cuda::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Unit};
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype, NonFinite, Watch};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
+use cute_engine::guard::Guard;
 use cute_engine::knobs::PathKnob;
 use cute_engine::model::{Model, Scratch};
-use cute_engine::{EngineConfig, Fault, Knobs};
+use cute_engine::{EngineConfig, Fault, Guards, Knobs};
 use cute_records::{Finding, FinishReason};
+use std::sync::Arc;
 use testing::{device, on_a_device};
 
 /// Four seats and small pages: slots are recycled from the fifth request on.
@@ -184,7 +188,7 @@ fn a_value_in_a_slot_or_page_is_blamed_on_its_reader_and_in_its_own_row() {
         assert_eq!(recurrent, Some((Some(0), "delta_rule")), "{knobs:?}");
         let conv = blamed(seen(cpu(), knobs, |b, c| dirty(b, c, shape.recurrent_len() + 5)));
         assert_eq!(conv, Some((Some(0), "conv")), "{knobs:?}");
-        let page = blamed(seen(cpu(), knobs, |b, c| b.poison_page(c, 2).unwrap()));
+        let page = blamed(seen(cpu(), knobs, |b, c| b.set_page(c, 2, 0xff).unwrap()));
         assert_eq!(page, Some((Some(3), "attention")), "{knobs:?}");
     }
     // on CUDA one launch computes all between two projections of a decode step, or a whole layer
@@ -197,7 +201,7 @@ fn a_value_in_a_slot_or_page_is_blamed_on_its_reader_and_in_its_own_row() {
         assert_eq!(seen(cuda(), knobs, |_, _| ()), [None, None]);
         let recurrent = blamed(seen(cuda(), knobs, |b, c| dirty(b, c, 5)));
         assert_eq!(recurrent, Some((Some(0), "gated_norm")), "{knobs:?}");
-        let page = blamed(seen(cuda(), knobs, |b, c| b.poison_page(c, 2).unwrap()));
+        let page = blamed(seen(cuda(), knobs, |b, c| b.set_page(c, 2, 0xff).unwrap()));
         assert_eq!(page, Some((Some(3), "attention")), "{knobs:?}");
     }
 }
@@ -264,4 +268,170 @@ fn a_reset_that_was_skipped_is_missing_in_the_trace() {
     let run = replies(EngineConfig { trace_requests: true, ..config(Some(Fault::SkipWoReset)) });
     let resets = run.traces[0].layers[0].resets.clone().unwrap();
     assert_eq!((resets["wo_output"], resets["mlp_partial"]), (0, 11));
+}
+
+#[test]
+fn sums_that_start_from_what_was_left_there_show_as_nan_under_poison() {
+    let poisoned = |fault| replies(EngineConfig { poison: true, trace_nonfinite: true, ..config(fault) });
+    assert_eq!(poisoned(None).findings, []);
+    let run = poisoned(Some(Fault::SkipWoReset));
+    let first = named(&run, "nonfinite_value")[0];
+    assert_eq!((first.layer, first.data["phase"].as_str()), (Some(3), Some("o_proj")), "{first:?}");
+    assert!(run.outputs.iter().all(|o| o.finish_reason == FinishReason::Error && o.token_ids.len() == 1));
+}
+
+fn guarded(guards: &[Guard], fault: Option<Fault>) -> Run {
+    let guards: Guards = guards.iter().copied().collect();
+    replies(EngineConfig { guards, unguarded: false, ..config(fault) })
+}
+
+#[test]
+fn the_slot_and_the_page_that_are_nobodys_keep_their_pattern_unless_somebody_writes_there() {
+    for kv_dtype in KvDtype::ALL {
+        let guards = [Guard::Slot0].into_iter().collect();
+        let run = replies(EngineConfig { guards, kv_dtype, ..config(None) });
+        assert_eq!(run.findings, [], "{kv_dtype:?}");
+    }
+    let run = guarded(&[Guard::Slot0], Some(Fault::PadRowSlot0));
+    let checks: Vec<&str> = run.findings.iter().map(|f| f.check.as_str()).collect();
+    assert_eq!(checks, ["reserved_slot_written", "reserved_page_written"]);
+    assert_eq!((&run.findings[0].data["slot"], &run.findings[1].data["page"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn a_warm_up_on_live_slots_is_found_with_whose_they_are() {
+    assert_eq!(guarded(&[Guard::Capture], None).findings, []);
+    let run = guarded(&[Guard::Capture], Some(Fault::CaptureLiveSlot));
+    let found = named(&run, "capture_wrote_live_state");
+    assert_eq!(found.len(), run.findings.len());
+    let first = found.first().expect("the warm-up of the first size");
+    assert_eq!((first.ordinal, &first.data["slot"], &first.data["step"]), (Some(0), &1.into(), &1.into()));
+    assert_eq!(first.data["during"], "warming up");
+}
+
+/// A device whose recordings run while they are made.
+struct Careless(Arc<dyn Gpu>);
+
+impl Gpu for Careless {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+    fn multiprocessors(&self) -> u32 {
+        self.0.multiprocessors()
+    }
+    fn shared_memory(&self) -> u32 {
+        self.0.shared_memory()
+    }
+    fn memory(&self) -> Result<(u64, u64), Error> {
+        self.0.memory()
+    }
+    fn alloc(&self, bytes: usize) -> Result<Ptr, Error> {
+        self.0.alloc(bytes)
+    }
+    fn free(&self, at: Ptr) -> Result<(), Error> {
+        self.0.free(at)
+    }
+    fn upload(&self, to: Ptr, from: &[u8]) -> Result<(), Error> {
+        self.0.upload(to, from)
+    }
+    fn download(&self, to: &mut [u8], from: Ptr) -> Result<(), Error> {
+        self.0.download(to, from)
+    }
+    fn copy(&self, to: Ptr, from: Ptr, bytes: usize) -> Result<(), Error> {
+        self.0.copy(to, from, bytes)
+    }
+    fn fill(&self, to: Ptr, byte: u8, bytes: usize) -> Result<(), Error> {
+        self.0.fill(to, byte, bytes)
+    }
+    fn compile(&self, units: &[Unit]) -> Result<(), Error> {
+        self.0.compile(units)
+    }
+    fn kernel(&self, unit: &Unit, name: &str, smem: u32) -> Result<Kernel, Error> {
+        self.0.kernel(unit, name, smem)
+    }
+    fn occupancy(&self, kernel: Kernel, block: u32, smem: u32) -> Result<u32, Error> {
+        self.0.occupancy(kernel, block, smem)
+    }
+    fn launch(&self, kernel: Kernel, launch: Launch, args: &[Arg]) -> Result<(), Error> {
+        self.0.launch(kernel, launch, args)
+    }
+    fn begin_capture(&self) -> Result<(), Error> {
+        self.0.begin_capture()
+    }
+    fn end_capture(&self, keep: bool) -> Result<Option<Graph>, Error> {
+        let graph = self.0.end_capture(keep)?;
+        graph.map_or(Ok(()), |graph| self.0.replay(graph))?;
+        Ok(graph)
+    }
+    fn replay(&self, graph: Graph) -> Result<(), Error> {
+        self.0.replay(graph)
+    }
+    fn drop_graph(&self, graph: Graph) -> Result<(), Error> {
+        self.0.drop_graph(graph)
+    }
+    fn synchronize(&self) -> Result<(), Error> {
+        self.0.synchronize()
+    }
+    fn mark(&self) -> Result<Mark, Error> {
+        self.0.mark()
+    }
+    fn elapsed(&self, from: Mark, to: Mark) -> Result<f32, Error> {
+        self.0.elapsed(from, to)
+    }
+}
+
+#[test]
+fn a_recording_that_runs_on_live_slots_is_found_on_a_device_and_a_sound_one_is_not() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let prompts = problems(&checkpoint, 2);
+    let guards: Guards = [Guard::Capture, Guard::Slot0].into_iter().collect();
+    let on = |gpu: Arc<dyn Gpu>, fault| {
+        let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
+        let config = EngineConfig { guards, unguarded: false, ..config(fault) };
+        run_on(backend, &checkpoint, config, &prompts, &greedy(5))
+    };
+    assert_eq!(on(gpu.clone(), None).findings, []);
+    let warm = on(gpu.clone(), Some(Fault::CaptureLiveSlot));
+    let found = named(&warm, "capture_wrote_live_state");
+    let first = found.first().expect("the warm-up of the first size");
+    assert_eq!((&first.data["slot"], &first.data["during"]), (&1.into(), &"warming up".into()));
+    let run = on(Arc::new(Careless(gpu)), None);
+    let entries: Vec<_> = run.findings.iter().map(|f| (f.check.as_str(), f.data.get("slot"))).collect();
+    let slot = |n: u32| ("capture_wrote_live_state", Some(n.into()));
+    let slots = [slot(1), slot(2)];
+    for (check, n) in slots {
+        assert!(entries.contains(&(check, n.as_ref())), "{n:?}: {entries:?}");
+    }
+    assert!(run.findings.iter().all(|f| f.data["during"] == "recording" && f.ordinal.is_some()));
+}
+
+#[test]
+fn on_a_device_the_pattern_of_what_is_nobodys_is_seen_to_change() {
+    let Some(gpu) = device() else { return };
+    let checkpoint = tiny();
+    let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
+    let shape = CacheShape {
+        num_pages: 3,
+        page_size: 16,
+        kv_dtype: KvDtype::Bf16,
+        num_slots: 3,
+        max_rows: 4,
+        max_len: 32,
+    };
+    let mut cache = backend.cache(&checkpoint.config, shape).unwrap();
+    assert!(backend.slot_is_zero(&cache, 0).unwrap() && backend.page_holds(&cache, 0, 0).unwrap());
+    backend.set_slot(&mut cache, 0, 0xca).unwrap();
+    backend.set_page(&mut cache, 0, 0xca).unwrap();
+    assert!(backend.slot_holds(&cache, 0, 0xca).unwrap() && backend.page_holds(&cache, 0, 0xca).unwrap());
+    assert!(backend.slot_is_zero(&cache, 1).unwrap() && backend.page_holds(&cache, 1, 0).unwrap());
+    let mut i = 0;
+    let mut one_zero = || {
+        i += 1;
+        if i == 70 { 0.0 } else { f32::from_bits(0xcaca_caca) }
+    };
+    backend.fill_slot(&mut cache, 0, &mut one_zero).unwrap();
+    assert!(!backend.slot_holds(&cache, 0, 0xca).unwrap(), "one value of it is zero");
+    backend.set_page(&mut cache, 0, 0).unwrap();
+    assert!(!backend.page_holds(&cache, 0, 0xca).unwrap());
 }

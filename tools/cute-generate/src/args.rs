@@ -159,11 +159,13 @@ pub struct Args {
 
     /// Watch the engine: recompute[/N] (every N-th sequence that ends is computed again, alone, and must leave the same
     /// recurrent state to the bit; needs --phase-e-fusion 0; CPU only), rows[/N] (slots and pages of nobody in the step, by
-    /// digests before and after every N-th step), slot0 (the slot that is nobody's, after every step)
+    /// digests before and after every N-th step), slot0 (the slot and the page that are nobody's, after every step), capture (what
+    /// recording a decode step leaves alone, by digests around it)
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = |s: &str| s.parse::<Guard>(), help_heading = "Guards")]
     pub guard: Vec<Guard>,
 
-    /// Fill slots and KV pages with NaN when they are released, and at the start: what is used without being written shows
+    /// Fill slots and KV pages with NaN when they are released, and at the start, and every buffer of activations before every
+    /// step: what is used without being written shows
     #[arg(long, help_heading = "Guards")]
     pub poison: bool,
     /// Attribute each request's first value that is not finite to layer, operation, slot and position: every operation's

@@ -193,6 +193,12 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
+    /// Fills every buffer with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        let Workspace { wo_output, mlp_partial, gate_up, act, .. } = self;
+        [wo_output, mlp_partial, gate_up, act].into_iter().try_for_each(|buf| backend.poison_buf(buf))
+    }
+
     /// What a launch does first: zero the partial sums and the counters.
     fn reset(&mut self, backend: &B, rows: usize, with_wo: bool) -> Result<(), Error> {
         self.begun += 1;

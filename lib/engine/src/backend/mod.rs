@@ -272,10 +272,30 @@ pub trait Backend: Sized {
         ))
     }
 
+    /// Watches what recording a step does to the caches, from now on; for devices that record steps.
+    fn watch_captures(&mut self) {}
+    /// Slots and pages that changed while a step was recorded, since this was last asked.
+    fn changed_by_capture(&self) -> Vec<(&'static str, u32)> {
+        Vec::new()
+    }
+
+    /// Fills all of a buffer with NaN; what a device keeps zero behind its rows stays so.
+    fn poison_buf(&self, buf: &mut Self::Buf) -> Result<(), Error>;
+    /// Fills with NaN what the backend itself works in, and no operation reads before it has written it.
+    fn poison_own(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Zeroes conv_state and recurrent_state of a slot in every layer.
     fn zero_slot(&self, cache: &mut Self::Cache, slot: u32) -> Result<(), Error>;
+    /// Sets every byte of a slot in every layer.
+    fn set_slot(&self, cache: &mut Self::Cache, slot: u32, byte: u8) -> Result<(), Error>;
+    /// Whether every byte of a slot is this, in every layer.
+    fn slot_holds(&self, cache: &Self::Cache, slot: u32, byte: u8) -> Result<bool, Error>;
     /// Whether every element of a slot is +0 in every layer.
-    fn slot_is_zero(&self, cache: &Self::Cache, slot: u32) -> Result<bool, Error>;
+    fn slot_is_zero(&self, cache: &Self::Cache, slot: u32) -> Result<bool, Error> {
+        self.slot_holds(cache, slot, 0)
+    }
     /// sha256 of a slot's bytes, all layers.
     fn slot_digest(&self, cache: &Self::Cache, slot: u32) -> Result<String, Error>;
     /// Fills a slot with values a fault chooses: `value(i)` for the i-th element over all layers.
@@ -288,8 +308,10 @@ pub trait Backend: Sized {
 
     /// sha256 of a page's bytes, K and V of all layers.
     fn page_digest(&self, cache: &Self::Cache, page: u32) -> Result<String, Error>;
-    /// Fills a page with NaN in every layer.
-    fn poison_page(&self, cache: &mut Self::Cache, page: u32) -> Result<(), Error>;
+    /// Sets every byte of a page, K and V of all layers.
+    fn set_page(&self, cache: &mut Self::Cache, page: u32, byte: u8) -> Result<(), Error>;
+    /// Whether every byte of a page is this.
+    fn page_holds(&self, cache: &Self::Cache, page: u32, byte: u8) -> Result<bool, Error>;
 
     /// `x[t] = E[token[t]]`
     fn embed(&self, x: &mut Self::Buf, table: &Self::Matrix, tokens: &[u32]) -> Result<(), Error>;

@@ -69,6 +69,16 @@ impl<B: Backend> MoeScratch<B> {
     }
 }
 
+impl<B: Backend> MoeScratch<B> {
+    /// Fills every buffer with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        let MoeScratch { logits, taken, gate_up, act, out, shared_gate_up, shared_act, shared_gate } = self;
+        [logits, taken, gate_up, act, out, shared_gate_up, shared_act, shared_gate]
+            .into_iter()
+            .try_for_each(|buf| backend.poison_buf(buf))
+    }
+}
+
 /// Everything a mixture of experts reads and writes.
 pub struct MoeLayer<'a, B: Backend> {
     /// residual stream `[rows, H]`, in place
