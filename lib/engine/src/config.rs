@@ -30,6 +30,8 @@ pub struct EngineConfig {
     pub fault: Option<Fault>,
     /// what is watched on top of ownership; `recompute` without fused paths only
     pub guards: Guards,
+    /// prove that a slot is zero when a request gets it
+    pub zero_check: bool,
     /// fill what is released, and what was never used, with NaN
     pub poison: bool,
     /// attribute the first value that is not finite of every request to layer, operation, slot and position
@@ -52,6 +54,7 @@ impl Default for EngineConfig {
             knobs: Knobs::default(),
             fault: None,
             guards: Guards::default(),
+            zero_check: true,
             poison: false,
             trace_nonfinite: false,
             trace_requests: false,

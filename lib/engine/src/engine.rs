@@ -60,7 +60,7 @@ pub struct Totals {
     pub cancelled: u64,
     /// sequences preempted
     pub preempted: u64,
-    /// proving that acquired slots are zero
+    /// zeroing acquired slots, and proving it
     pub zero_check: Duration,
     /// slots acquired that had been used before
     pub recycles: u64,
@@ -317,6 +317,7 @@ impl<B: Backend> Engine<B> {
         let recycled = s.epoch > 1;
         self.totals.admissions += 1;
         self.totals.recycles += u64::from(recycled);
+        let start = Instant::now();
         match self.config.fault {
             Some(Fault::StaleState) => {}
             Some(Fault::StaleResume) if s.preempted > 0 => {}
@@ -327,14 +328,17 @@ impl<B: Backend> Engine<B> {
             }
             _ => self.backend.zero_slot(&mut self.cache, s.slot)?,
         }
-        let start = Instant::now();
-        let zero = self.backend.slot_is_zero(&self.cache, s.slot)?;
+        let proved = self.config.zero_check.then(|| self.backend.slot_is_zero(&self.cache, s.slot));
+        let zero = proved.transpose()?;
         self.totals.zero_check += start.elapsed();
-        let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
+        let digest = match zero {
+            Some(false) => Some(self.backend.slot_digest(&self.cache, s.slot)?),
+            _ => None,
+        };
         let seed = s.request.params.seed;
         let trace = self.config.trace_requests.then(|| trace::Gathered::new(&self.scheduler));
         self.tracks.entry(s.request.ordinal).or_insert_with(|| Track { trace, ..Track::new(seed) });
-        emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
+        emit(Event::State(State { zero, digest, ..slot_event("acquire", s, &self.scheduler) }));
         Ok(())
     }
 

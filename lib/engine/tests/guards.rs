@@ -4,7 +4,8 @@ mod common;
 #[path = "common/device.rs"]
 mod testing;
 
-use common::{Run, greedy, problems, run, run_on, tiny};
+use common::{Run, expected, format_models, golden_models, greedy, problems, run, run_on, tiny};
+use cute_checkpoint::Checkpoint;
 use cute_engine::Error;
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Unit};
 use cute_engine::backend::cuda::{Cuda, Options};
@@ -63,6 +64,20 @@ fn a_watched_engine_gives_the_same_bits_and_finds_nothing_on_every_path() {
         let watched = replies(EngineConfig { trace_nonfinite: true, ..config });
         assert_eq!(watched.findings, []);
         assert_eq!(watched.fingerprints(), plain.fingerprints());
+    }
+}
+
+#[test]
+fn every_kind_of_model_writes_before_it_reads_and_nothing_in_it_is_not_finite() {
+    for dir in golden_models().into_iter().chain(format_models()) {
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let prompts: Vec<Vec<u32>> = expected(&dir).input_ids.chunks(40).map(<[u32]>::to_vec).collect();
+        let config = EngineConfig { max_model_len: 48, ..config(None) };
+        let plain = run(&checkpoint, config.clone(), &prompts, &greedy(4));
+        let watched = EngineConfig { trace_nonfinite: true, poison: true, ..config };
+        let watched = run(&checkpoint, watched, &prompts, &greedy(4));
+        assert_eq!(watched.findings, [], "{}", dir.display());
+        assert_eq!(watched.fingerprints(), plain.fingerprints(), "{}", dir.display());
     }
 }
 

@@ -168,6 +168,9 @@ pub struct Args {
     /// step: what is used without being written shows
     #[arg(long, help_heading = "Guards")]
     pub poison: bool,
+    /// Prove that a slot's state is zero when a request gets it: 1 or 0
+    #[arg(long, value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Guards", action = clap::ArgAction::Set)]
+    pub zero_check: bool,
     /// Attribute each request's first value that is not finite to layer, operation, slot and position: every operation's
     /// output is read, and on CUDA no step is recorded
     #[arg(long, help_heading = "Guards")]
@@ -237,6 +240,7 @@ impl Args {
             },
             fault: self.fault,
             guards: self.guard.iter().copied().collect(),
+            zero_check: self.zero_check,
             poison: self.poison,
             trace_nonfinite: self.trace_nonfinite,
             trace_requests: self.trace.is_some(),

@@ -304,6 +304,18 @@ fn a_run_that_breaks_an_invariant_says_so_in_its_stream_and_closes_it() {
 }
 
 #[test]
+fn a_slot_is_proved_zero_unless_that_is_switched_off() {
+    let prompt = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":2}\n";
+    for (options, zero) in [(&[][..], Value::Bool(true)), (&["--zero-check", "0"], Value::Null)] {
+        let (code, records, stderr) = run(options, prompt);
+        assert_eq!(code, 0, "{stderr}");
+        let acquired = records.iter().find(|r| r["op"] == "acquire").unwrap();
+        assert_eq!(acquired["zero"], zero, "{options:?}");
+        assert!(records.iter().any(|r| r["name"] == "zero_check" && r["count"] == 1), "{options:?}");
+    }
+}
+
+#[test]
 fn help_has_examples_and_the_extras_work() {
     let out = |args: &[&str]| String::from_utf8(generate().args(args).output().unwrap().stdout).unwrap();
     assert!(out(&["--help"]).contains("Examples:") && out(&["--help"]).contains("Exit codes:"));

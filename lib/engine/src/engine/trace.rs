@@ -3,6 +3,7 @@
 use super::{Engine, Event};
 use crate::backend::Backend;
 use crate::batch::{Batch, BatchKind};
+use crate::dispatch::Path;
 use crate::pool::Entries as _;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
@@ -10,15 +11,19 @@ use cute_records::digest::sha256_ids;
 use cute_records::{Count, FinishReason, Trace, TraceLayer};
 use std::collections::BTreeMap;
 
+/// Decode steps by the path that ran, and resets of W_O's slots and of the MLP's sums where they are counted.
+type OfLayer = (BTreeMap<Path, u64>, Option<[u64; 2]>);
+
 /// What is gathered of a request, over its preemptions.
 #[derive(Default)]
 pub(super) struct Gathered {
     /// free and used slots, free and used pages when it was first admitted
     start: [u64; 4],
-    steps: Count,
-    active_tokens: Count,
-    /// by layer: decode steps by the path that ran, and resets by buffer where the backend counts them
-    layers: BTreeMap<usize, (Count, Option<Count>)>,
+    /// prefill steps
+    prefill: u64,
+    /// decode steps, by the tokens that were active in them
+    decode: BTreeMap<usize, u64>,
+    layers: BTreeMap<usize, OfLayer>,
 }
 
 impl Gathered {
@@ -30,8 +35,9 @@ impl Gathered {
     }
 }
 
-fn count(counts: &mut Count, name: &str, n: u64) {
-    *counts.entry(name.to_owned()).or_default() += n;
+/// Counts as a record has them.
+fn named<T: ToString>(counts: &BTreeMap<T, u64>) -> Count {
+    counts.iter().map(|(name, n)| (name.to_string(), *n)).collect()
 }
 
 impl<B: Backend> Engine<B> {
@@ -44,17 +50,17 @@ impl<B: Backend> Engine<B> {
             let Some(gathered) = self.tracks.get_mut(&s.owner).and_then(|t| t.trace.as_mut()) else {
                 continue;
             };
-            count(&mut gathered.steps, batch.kind.name(), 1);
             if batch.kind == BatchKind::Prefill {
+                gathered.prefill += 1;
                 continue;
             }
-            count(&mut gathered.active_tokens, &batch.rows().to_string(), 1);
+            *gathered.decode.entry(batch.rows()).or_default() += 1;
             for launch in self.dispatcher.last_step() {
                 let (paths, resets) = gathered.layers.entry(launch.layer).or_default();
-                count(paths, &launch.path.to_string(), 1);
-                if let Some(n) = launch.resets {
-                    let resets = resets.get_or_insert_default();
-                    ["wo_output", "mlp_partial"].iter().zip(n).for_each(|(name, n)| count(resets, name, n));
+                *paths.entry(launch.path).or_default() += 1;
+                if let Some([wo, mlp]) = launch.resets {
+                    let before = resets.get_or_insert_default();
+                    *before = [before[0] + wo, before[1] + mlp];
                 }
             }
         }
@@ -66,8 +72,9 @@ impl<B: Backend> Engine<B> {
         let addresses: BTreeMap<usize, _> = self.dispatcher.addresses(&self.backend).collect();
         let layers = gathered.layers.iter().map(|(layer, (paths, resets))| TraceLayer {
             layer: *layer as u32,
-            paths: paths.clone(),
-            resets: resets.clone(),
+            paths: named(paths),
+            resets: resets
+                .map(|[wo, mlp]| [("wo_output".to_owned(), wo), ("mlp_partial".to_owned(), mlp)].into()),
             buffers: addresses.get(layer).into_iter().flatten().copied().map(hex).collect(),
         });
         let page_bytes = self.config.cache_shape().page_bytes(&self.model.config) as u64;
@@ -77,8 +84,13 @@ impl<B: Backend> Engine<B> {
             id: s.request.id.clone(),
             ordinal: s.request.ordinal,
             wo_split: self.config.knobs.wo_split as u64,
-            steps: gathered.steps.clone(),
-            active_tokens: gathered.active_tokens.clone(),
+            steps: [
+                (BatchKind::Prefill, gathered.prefill),
+                (BatchKind::Decode, gathered.decode.values().sum()),
+            ]
+            .map(|(kind, n)| (kind.name().to_owned(), n))
+            .into(),
+            active_tokens: named(&gathered.decode),
             layers: layers.collect(),
             slot: s.slot,
             epoch: s.epoch,
