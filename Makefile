@@ -5,6 +5,7 @@
 # make museum     twenty faults past every detector, and a hundred sound engines past them all
 # make incident   the diagnosis of the incident, replayed from its facts
 # make reproduce  the incident once more: a soak that collapses and recovers, and the same one sound
+# make guards     what each guard costs, in percent of decode time
 # make torture    a thousand kills at random moments, each run resumed to the bytes of a whole one
 # make bench      tokens a second on this machine, with intervals
 # make lint       formatting and clippy, as CI runs them
@@ -12,7 +13,7 @@
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo gpu test faults museum incident reproduce torture bench lint clean
+.PHONY: build demo gpu test faults museum guards incident reproduce torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
@@ -31,6 +32,9 @@ faults: build
 
 museum: build
 	museum
+
+guards: build
+	bash tests/guards/cost.sh
 
 incident: build
 	bash examples/incident/replay.sh

@@ -62,13 +62,13 @@ extern "C" __global__ void linear_partial(float* out, const float* x, const u16*
 }
 EXPORT(linear_partial)
 
-// Sets *flag when any of the `n` words is not +0.
-extern "C" __global__ void any_bits(u32* flag, const u32* words, u64 n) {
+// Sets *flag when any of the `n` words is not `word`.
+extern "C" __global__ void any_other(u32* flag, const u32* words, u64 n, u32 word) {
     u32 bits = 0;
-    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < n; i += (u64)gridDim.x * 256) bits |= words[i];
+    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < n; i += (u64)gridDim.x * 256) bits |= words[i] ^ word;
     if (bits) atomicExch(flag, 1u);
 }
-EXPORT(any_bits)
+EXPORT(any_other)
 
 // Uniform bf16 weights in ±scale / 2, a hash of the index, in tiles of Bf16<1>; zero in the padding of `n` outputs and `k`
 // inputs. `count` is all of them.

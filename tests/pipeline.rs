@@ -209,6 +209,37 @@ fn a_launch_that_fell_back_is_caught_by_its_outcome() {
 }
 
 #[test]
+fn traces_of_a_sound_engine_contradict_nothing_and_those_of_a_broken_one_name_the_reset() {
+    let audited = |options: &str| {
+        sh(&format!(
+            "{GENERATE} --limit 12 --max-tokens 40 --device cpu --trace requests {options} 2> $T/log | cute-audit -q --dispatch $T/log"
+        ))
+    };
+    for sound in
+        ["--phase-e-fusion 0", "--storm cancel,preempt --storm-every 9 --probe aba,canary --pressure 2x"]
+    {
+        let done = audited(sound);
+        assert_eq!(done.code, 0, "{sound}: {:?}", checks(&done));
+        let traces = records(&done.stdout, "trace");
+        assert!(traces.len() >= 12, "{sound}: {}", traces.len());
+        assert!(traces.iter().all(|t| t["wo_split"] == 1 && t["layers"].as_array().is_some()), "{sound}");
+    }
+    for fault in ["skip-wo-reset", "silent-fallback"] {
+        let done = audited(&format!("--fault {fault} --unguarded"));
+        let found = records(&done.stdout, "finding");
+        let missing = found.iter().find(|f| f["check"] == "trace_missing_reset");
+        let missing = missing.unwrap_or_else(|| panic!("{fault}: {:?}", checks(&done)));
+        assert_eq!(
+            (done.code, &missing["layer"], &missing["ordinal"]),
+            (1, &3.into(), &0.into()),
+            "{missing}"
+        );
+    }
+    let refused = sh(&format!("{GENERATE} --trace requests --journal $T/j"));
+    assert!(refused.code == 2 && refused.stderr.contains("--journal with --trace"), "{}", refused.stderr);
+}
+
+#[test]
 fn the_examples_end_in_a_verdict_and_its_exit_code() {
     let done = sh("RUNS=1 bash examples/pipeline.sh");
     assert_eq!(done.code, 0, "{}", done.stderr);

@@ -3,7 +3,7 @@
 //! A *sitting* is one way to run the engine and to listen to it: probes, a storm, a soak, two paths, guards. What is heard
 //! is written down by *detector*, a column of the table: the finding of a probe or of the auditor, or the engine's own
 //! last words. Black-box sittings leave the engine's checks out (`--unguarded`), so that what a fault does reaches the
-//! replies; the white-box sitting has them all.
+//! replies; white-box sittings have them all, or leave them out where a guard is to see what they would have stopped.
 
 mod exhibits;
 mod sitting;
@@ -47,10 +47,26 @@ const OUTSIDE: Option<bool> = Some(false);
 /// The columns of the table.
 pub const DETECTORS: &[Detector] = &[
     by_finding("zero", INSIDE, &["state_not_zero_on_acquire"]),
-    by_words("owner", INSIDE, &["used by request", "released by request", "owned by", "are owned"]),
-    by_words("counter", INSIDE, &["it was not reset", "slots were reset"]),
-    by_finding("slot0", INSIDE, &["reserved_slot_written"]),
+    by_finding("owner", INSIDE, &["ownership_broken"]),
+    by_finding("counter", INSIDE, &["counter_broken"]),
+    by_finding("slot0", INSIDE, &["reserved_slot_written", "reserved_page_written"]),
     by_finding("recompute", INSIDE, &["state_not_reproduced"]),
+    by_finding("rows", INSIDE, &["row_outside_step_written"]),
+    by_finding("capture", INSIDE, &["capture_wrote_live_state"]),
+    by_finding("poison", INSIDE, &["logits_not_finite"]),
+    by_finding("nonfinite", INSIDE, &["nonfinite_value"]),
+    by_finding(
+        "trace",
+        INSIDE,
+        &[
+            "trace_contradicts_reply",
+            "trace_contradicts_pool",
+            "trace_missing_reset",
+            "trace_buffer_moved",
+            "trace_path_unlogged",
+        ],
+    ),
+    by_finding("end", None, &["pool_in_use_at_end", "pool_unbalanced"]),
     by_finding("aba", OUTSIDE, &["probe_aba"]),
     by_finding("boundary", OUTSIDE, &["probe_boundary"]),
     by_finding("canary", OUTSIDE, &["probe_canary"]),
@@ -121,7 +137,7 @@ impl Museum {
         let named = [exhibit.white.0, exhibit.black.0];
         for sitting in if all { Sitting::ALL } else { &named } {
             let mut options = vec!["--fault", exhibit.fault];
-            options.extend((!sitting.is_white()).then_some("--unguarded"));
+            options.extend((!sitting.is_checked()).then_some("--unguarded"));
             options.extend(exhibit.options);
             match self.sit(exhibit.fault, *sitting, &options, 0) {
                 Ok(hearing) if hearing.requests == 0 && hearing.heard.is_empty() => {
@@ -171,7 +187,12 @@ impl Museum {
             pick(1, &["", "--kv-cache-dtype bf16", "--page-size 8", "--max-num-seqs 3"]),
             pick(3, &["", "--pressure 2x", "--wo-split 2", "--storm cancel,preempt --storm-every 9"]),
             pick(7, &["--threads 1", "", "--ignore-eos", "--temperature 0.7"]),
-            if sitting == Sitting::Recompute { "" } else { "--guard slot0,rows/16 --poison" },
+            if sitting == Sitting::Recompute {
+                "--guard recompute,slot0,rows/16,capture"
+            } else {
+                "--guard slot0,rows/16,capture"
+            },
+            "--poison --trace-nonfinite --trace requests",
         ] {
             options.extend(word.split_whitespace());
         }

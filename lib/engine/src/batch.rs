@@ -10,6 +10,16 @@ pub enum BatchKind {
     Decode,
 }
 
+impl BatchKind {
+    /// As it stands in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchKind::Prefill => "prefill",
+            BatchKind::Decode => "decode",
+        }
+    }
+}
+
 /// Consecutive tokens of one sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {

@@ -30,8 +30,14 @@ pub struct EngineConfig {
     pub fault: Option<Fault>,
     /// what is watched on top of ownership; `recompute` without fused paths only
     pub guards: Guards,
+    /// prove that a slot is zero when a request gets it
+    pub zero_check: bool,
     /// fill what is released, and what was never used, with NaN
     pub poison: bool,
+    /// attribute the first value that is not finite of every request to layer, operation, slot and position
+    pub trace_nonfinite: bool,
+    /// keep what a `trace` record says of each request
+    pub trace_requests: bool,
     /// leave out the engine's own checks of ownership and counters, so that what a fault does reaches the replies
     pub unguarded: bool,
 }
@@ -48,7 +54,10 @@ impl Default for EngineConfig {
             knobs: Knobs::default(),
             fault: None,
             guards: Guards::default(),
+            zero_check: true,
             poison: false,
+            trace_nonfinite: false,
+            trace_requests: false,
             unguarded: false,
         }
     }

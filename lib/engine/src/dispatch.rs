@@ -89,6 +89,17 @@ pub fn choose(fusion: bool, path: PathKnob, s: &Situation) -> Decision {
     }
 }
 
+/// What ran in a full-attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// the layer
+    pub layer: usize,
+    /// the path that ran
+    pub path: Path,
+    /// how often its W_O slots and its MLP's partial sums were zeroed for it, where the backend counts that
+    pub resets: Option<[u64; 2]>,
+}
+
 /// Where the log lines go.
 pub type LogSink = Box<dyn FnMut(&str) + Send>;
 
@@ -103,6 +114,7 @@ pub struct Dispatcher<B: Backend> {
     fault: Option<Fault>,
     absent: usize,
     seen: BTreeSet<(usize, Path, Path, &'static str)>,
+    last_step: Vec<Launch>,
     log: LogSink,
 }
 
@@ -141,6 +153,7 @@ impl<B: Backend> Dispatcher<B> {
             fault,
             absent: 0,
             seen: BTreeSet::new(),
+            last_step: Vec::new(),
             log,
         })
     }
@@ -192,6 +205,23 @@ impl<B: Backend> Dispatcher<B> {
             && backend.coop_blocks(batch.segments.len() + self.absent) <= self.resident_cap
     }
 
+    /// Fills every workspace with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        self.workspaces.values_mut().try_for_each(|ws| ws.poison(backend))
+    }
+    /// The next step begins.
+    pub(crate) fn begin_step(&mut self) {
+        self.last_step.clear();
+    }
+    /// What ran in the last step, layer by layer.
+    pub(crate) fn last_step(&self) -> &[Launch] {
+        &self.last_step
+    }
+    /// Where the workspaces of each layer lie.
+    pub(crate) fn addresses(&self, backend: &B) -> impl Iterator<Item = (usize, Vec<(&'static str, u64)>)> {
+        self.workspaces.iter().map(|(layer, ws)| (*layer, backend.workspace_addresses(ws)))
+    }
+
     /// Applies the rule to a layer and a batch.
     pub(crate) fn decide(&self, backend: &B, layer: usize, batch: &Batch) -> Decision {
         let num_seqs = batch.segments.len() + self.absent;
@@ -230,9 +260,12 @@ impl<B: Backend> Dispatcher<B> {
         decision: &Decision,
         outcome: Path,
     ) -> Result<(), Error> {
+        let mut resets = None;
         if let Some(ws) = self.workspaces.get_mut(&layer).filter(|_| outcome != Path::Paged) {
             ws.launched(layer, outcome == Path::Coop)?;
+            resets = ws.resets_since();
         }
+        self.last_step.push(Launch { layer, path: outcome, resets });
         let decode = batch.kind == BatchKind::Decode;
         if !decode
             || !self.knobs.dispatch_log

@@ -2,7 +2,9 @@
 
 mod broken;
 mod guards;
+mod nonfinite;
 mod replay;
+mod trace;
 mod track;
 
 pub use replay::Known;
@@ -10,7 +12,7 @@ pub use replay::Known;
 use track::Track;
 
 use crate::Error;
-use crate::backend::{Backend, Regions};
+use crate::backend::{Backend, Regions, Watch};
 use crate::batch::{Batch, BatchKind};
 use crate::config::EngineConfig;
 use crate::dispatch::{Dispatcher, LogSink};
@@ -21,7 +23,7 @@ use crate::sampler;
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
-use cute_records::{Chunk, Finding, FinishReason, Pool, State};
+use cute_records::{Chunk, Finding, FinishReason, Pool, State, Trace};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ pub enum Event {
     State(State),
     /// a reply that is streamed has grown, or ended; `run` and `index` are not known here
     Chunk(Chunk),
+    /// how a request was served, before its end is reported
+    Trace(Box<Trace>),
     /// a request ended
     Finished(Box<Output>),
     /// a guard found that an invariant is broken
@@ -60,7 +64,7 @@ pub struct Totals {
     pub cancelled: u64,
     /// sequences preempted
     pub preempted: u64,
-    /// proving that acquired slots are zero
+    /// zeroing acquired slots, and proving it
     pub zero_check: Duration,
     /// slots acquired that had been used before
     pub recycles: u64,
@@ -82,7 +86,9 @@ pub struct Engine<B: Backend> {
     config: EngineConfig,
     tracks: BTreeMap<u64, Track>,
     broken: broken::Broken,
-    slot0_written: bool,
+    /// slot 0, page 0
+    reserved_written: [bool; 2],
+    changed_by_warm_up: Vec<(&'static str, u32)>,
     totals: Totals,
 }
 
@@ -92,7 +98,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When the configuration cannot be served, or the checkpoint cannot be loaded.
     pub fn new(
-        backend: B,
+        mut backend: B,
         checkpoint: &Checkpoint,
         tokenizer: Option<Arc<Tokenizer>>,
         config: EngineConfig,
@@ -110,6 +116,12 @@ impl<B: Backend> Engine<B> {
         };
         limits.validate()?;
         let rows = config.max_rows();
+        if config.trace_nonfinite {
+            backend.watch(Watch::default());
+        }
+        if config.guards.capture {
+            backend.watch_captures();
+        }
         let mut engine = Engine {
             model: Model::load(&backend, checkpoint, config.max_model_len)?,
             cache: backend.cache(
@@ -131,12 +143,13 @@ impl<B: Backend> Engine<B> {
             tokenizer,
             tracks: BTreeMap::new(),
             broken: broken::Broken::default(),
-            slot0_written: false,
+            reserved_written: [false; 2],
+            changed_by_warm_up: Vec::new(),
             totals: Totals::default(),
             backend,
             config,
         };
-        engine.poison_all()?;
+        engine.lay_out()?;
         Ok(engine)
     }
 
@@ -205,7 +218,8 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When an ownership invariant is broken: the engine is of no further use then.
     pub fn cancel(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        let Some(s) = self.scheduler.cancel(ordinal)? else { return Ok(false) };
+        let taken = self.scheduler.cancel(ordinal);
+        let Some(s) = self.sound(taken, emit)? else { return Ok(false) };
         self.totals.cancelled += 1;
         self.end(s, FinishReason::Cancelled, None, emit)?;
         Ok(true)
@@ -217,7 +231,8 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// When an ownership invariant is broken: the engine is of no further use then.
     pub fn preempt(&mut self, ordinal: u64, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        let Some(ran) = self.scheduler.preempt(ordinal)? else { return Ok(false) };
+        let taken = self.scheduler.preempt(ordinal);
+        let Some(ran) = self.sound(taken, emit)? else { return Ok(false) };
         self.totals.preempted += 1;
         self.poison_released(&ran)?;
         emit(Event::State(slot_event("release", &ran, &self.scheduler)));
@@ -227,8 +242,14 @@ impl<B: Backend> Engine<B> {
     /// One step. Returns false when there was nothing to do.
     ///
     /// # Errors
-    /// When the device fails or an ownership invariant is broken: the engine is of no further use then.
+    /// When the device fails or an invariant of ownership or of a counter is broken, which is a finding, too: the engine
+    /// is of no further use then.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
+        let worked = self.try_step(emit);
+        self.sound(worked, emit)
+    }
+
+    fn try_step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool, Error> {
         while let Some(index) = self.scheduler.admit()? {
             self.prepare_slot(index, emit)?;
         }
@@ -239,13 +260,18 @@ impl<B: Backend> Engine<B> {
         let Some(batch) = self.scheduler.schedule()? else { return Ok(false) };
         self.verify(&batch)?;
         let others = self.others(&batch)?;
+        self.poison_activations()?;
+        self.watch(&batch);
         let start = Instant::now();
         let top = match self.config.fault {
             None => self.forward(&batch)?,
             Some(fault) => self.broken_forward(fault, &batch)?,
         };
         let elapsed = start.elapsed();
+        self.gather(&batch);
+        self.report_nonfinite(&batch, emit);
         self.compare(others, &batch, emit)?;
+        self.report_captures(&batch, emit);
         self.account(&batch, elapsed);
         self.look_at_slot0(&batch, emit)?;
         self.append(&batch, &top, emit)?;
@@ -268,6 +294,7 @@ impl<B: Backend> Engine<B> {
         let recycled = s.epoch > 1;
         self.totals.admissions += 1;
         self.totals.recycles += u64::from(recycled);
+        let start = Instant::now();
         match self.config.fault {
             Some(Fault::StaleState) => {}
             Some(Fault::StaleResume) if s.preempted > 0 => {}
@@ -278,12 +305,16 @@ impl<B: Backend> Engine<B> {
             }
             _ => self.backend.zero_slot(&mut self.cache, s.slot)?,
         }
-        let start = Instant::now();
-        let zero = self.backend.slot_is_zero(&self.cache, s.slot)?;
+        let proved = self.config.zero_check.then(|| self.backend.slot_is_zero(&self.cache, s.slot));
+        let zero = proved.transpose()?;
         self.totals.zero_check += start.elapsed();
-        let digest = if zero { None } else { Some(self.backend.slot_digest(&self.cache, s.slot)?) };
-        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(&s.request.params));
-        emit(Event::State(State { zero: Some(zero), digest, ..slot_event("acquire", s, &self.scheduler) }));
+        let digest = match zero {
+            Some(false) => Some(self.backend.slot_digest(&self.cache, s.slot)?),
+            _ => None,
+        };
+        let trace = self.config.trace_requests.then(|| trace::Gathered::new(&self.scheduler));
+        self.tracks.entry(s.request.ordinal).or_insert_with(|| Track::new(&s.request.params).traced(trace));
+        emit(Event::State(State { zero, digest, ..slot_event("acquire", s, &self.scheduler) }));
         Ok(())
     }
 
@@ -407,6 +438,9 @@ impl<B: Backend> Engine<B> {
         emit: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         self.recompute(index, emit)?;
+        if reason == FinishReason::Error {
+            emit(self.logits_not_finite(&self.scheduler.running[index]));
+        }
         self.broken.ends(self.config.fault, &self.scheduler.running[index]);
         let s = self.scheduler.finish(index)?;
         self.end(s, reason, error, emit)
@@ -434,13 +468,17 @@ impl<B: Backend> Engine<B> {
             let stop_reason = stop_reason.clone();
             emit(Event::Chunk(Chunk { finish_reason: Some(finish_reason), stop_reason, ..last }));
         }
+        let fingerprint = track.fingerprint.hex();
+        if let Some(gathered) = &track.trace {
+            emit(self.trace(&s, gathered, (finish_reason, &fingerprint)));
+        }
         emit(Event::Finished(Box::new(Output {
             token_ids: s.generated,
             text,
             finish_reason,
             stop_reason,
             error,
-            fingerprint: track.fingerprint.hex(),
+            fingerprint,
             logprobs: track.logprobs,
             slot: s.slot,
             epoch: s.epoch,

@@ -139,12 +139,12 @@ impl Fault {
             "padding rows of a decode step keep what an earlier step left there, and advance those slots once more",
             "vllm-project/vllm#49757",
         ),
-        exhibit(
+        everywhere(exhibit(
             Fault::CaptureLiveSlot,
             "capture-live-slot",
             "before the first decode step of a size, a warm-up of that size runs on the first slots, in use or not",
             "inclusionAI/AReno#509",
-        ),
+        )),
         exhibit(
             Fault::BakedSlot,
             "baked-slot",

@@ -9,8 +9,10 @@ pub enum Guard {
     Recompute(u64),
     /// slots and pages that no sequence of a step has are digested before and after every so-manieth step
     Rows(u64),
-    /// slot 0, which is nobody's, is looked at after every step
+    /// slot 0 and page 0, which are nobody's, hold a pattern that is looked at after every step
     Slot0,
+    /// slots, and the pages of the step, are digested before and after a decode step is recorded or warmed up
+    Capture,
 }
 
 impl FromStr for Guard {
@@ -25,7 +27,10 @@ impl FromStr for Guard {
             ("recompute", _) => often(Guard::Recompute),
             ("rows", _) => often(Guard::Rows),
             ("slot0", None) => Ok(Guard::Slot0),
-            _ => Err(format!("no guard {s:?}: expected recompute, recompute/N, rows, rows/N or slot0")),
+            ("capture", None) => Ok(Guard::Capture),
+            _ => Err(format!(
+                "no guard {s:?}: expected recompute, recompute/N, rows, rows/N, slot0 or capture"
+            )),
         }
     }
 }
@@ -39,6 +44,8 @@ pub struct Guards {
     pub rows: Option<u64>,
     /// see [`Guard::Slot0`]
     pub slot0: bool,
+    /// see [`Guard::Capture`]
+    pub capture: bool,
 }
 
 impl FromIterator<Guard> for Guards {
@@ -47,6 +54,7 @@ impl FromIterator<Guard> for Guards {
             Guard::Recompute(n) => Guards { recompute: Some(n), ..on },
             Guard::Rows(n) => Guards { rows: Some(n), ..on },
             Guard::Slot0 => Guards { slot0: true, ..on },
+            Guard::Capture => Guards { capture: true, ..on },
         })
     }
 }
@@ -61,18 +69,19 @@ mod tests {
         assert_eq!(parse("recompute"), Ok(Guard::Recompute(1)));
         assert_eq!(parse("recompute/16"), Ok(Guard::Recompute(16)));
         assert_eq!((parse("rows"), parse("rows/8")), (Ok(Guard::Rows(1)), Ok(Guard::Rows(8))));
-        assert_eq!(parse("slot0"), Ok(Guard::Slot0));
+        assert_eq!((parse("slot0"), parse("capture")), (Ok(Guard::Slot0), Ok(Guard::Capture)));
         for (bad, words) in [
             ("recompute/0", "recompute/0: expected a number"),
             ("recompute/x", "recompute/x: expected a number"),
             ("rows/", "rows/: expected a number"),
             ("slot0/2", "no guard \"slot0/2\""),
+            ("capture/2", "no guard \"capture/2\""),
             ("rowz", "no guard \"rowz\""),
             ("", "no guard \"\""),
         ] {
             assert!(parse(bad).unwrap_err().starts_with(words), "{bad}");
         }
         let on: Guards = [Guard::Slot0, Guard::Recompute(3)].into_iter().collect();
-        assert_eq!(on, Guards { recompute: Some(3), rows: None, slot0: true });
+        assert_eq!(on, Guards { recompute: Some(3), slot0: true, ..Guards::default() });
     }
 }

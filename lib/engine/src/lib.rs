@@ -24,7 +24,7 @@ pub mod batch;
 pub mod config;
 pub mod dispatch;
 pub mod engine;
-mod error;
+pub mod error;
 pub mod fault;
 pub mod guard;
 pub mod knobs;

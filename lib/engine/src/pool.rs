@@ -4,6 +4,7 @@
 //! own is an error, not a repair. Builds with debug assertions check that algebra after every operation.
 
 use crate::Error;
+use crate::error::Mismatch;
 use crate::fault::Fault;
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -83,19 +84,23 @@ impl Pool {
         for id in &self.free {
             match listed.get_mut(*id as usize) {
                 Some(times) if *id != 0 => *times += 1,
-                _ => return self.broken(*id, "is no entry to hand out, yet it is in the free list"),
+                _ => return self.broken(*id, None, "is no entry to hand out, yet it is in the free list"),
             }
         }
         let mut owned = 0;
         for (id, (entry, listed)) in (0u32..).zip(self.entries.iter().zip(listed)).skip(1) {
             owned += u64::from(entry.owner.is_some());
             if u32::from(entry.owner.is_none()) != listed {
-                return self.broken(id, &format!("owner {:?}, {listed} times in the free list", entry.owner));
+                return self.broken(
+                    id,
+                    None,
+                    &format!("owner {:?}, {listed} times in the free list", entry.owner),
+                );
             }
         }
         if self.acquired.checked_sub(self.released) != Some(owned) {
             let (acquired, released) = (self.acquired, self.released);
-            return Err(Error::Ownership(format!(
+            return Err(Error::ownership(format!(
                 "{} pool: {acquired} acquired, {released} released, but {owned} owned",
                 self.name
             )));
@@ -103,8 +108,16 @@ impl Pool {
         Ok(())
     }
 
-    fn broken<T>(&self, id: u32, what: &str) -> Result<T, Error> {
-        Err(Error::Ownership(format!("{} {id}: {what}", self.name)))
+    fn broken<T>(&self, id: u32, request: Option<u64>, what: &str) -> Result<T, Error> {
+        let entry = self.entries.get(id as usize);
+        Err(Error::Ownership(Box::new(Mismatch {
+            message: format!("{} {id}: {what}", self.name),
+            entry: Some((self.name, id)),
+            request,
+            expected_epoch: None,
+            owner: entry.and_then(|e| e.owner),
+            epoch: entry.map(|e| e.epoch),
+        })))
     }
 
     fn checked<T>(&self, value: T) -> Result<T, Error> {
@@ -130,7 +143,7 @@ impl Entries for Pool {
 
     fn acquire(&mut self, owner: u64) -> Result<(u32, u64), Error> {
         let Some(id) = self.free.pop_front() else {
-            return Err(Error::Ownership(format!(
+            return Err(Error::ownership(format!(
                 "request {owner}: no free {}, all {} are owned",
                 self.name,
                 self.capacity()
@@ -138,7 +151,11 @@ impl Entries for Pool {
         };
         let entry = &mut self.entries[id as usize];
         if let Some(other) = entry.owner.filter(|_| !self.credulous) {
-            return self.broken(id, &format!("free for request {owner}, yet owned by request {other}"));
+            return self.broken(
+                id,
+                Some(owner),
+                &format!("free for request {owner}, yet owned by request {other}"),
+            );
         }
         entry.owner = Some(owner);
         entry.epoch += 1;
@@ -158,7 +175,7 @@ impl Entries for Pool {
             other => {
                 let holder =
                     other.and_then(|e| e.owner).map_or("nobody".to_owned(), |o| format!("request {o}"));
-                self.broken(id, &format!("released by request {owner}, owned by {holder}"))
+                self.broken(id, Some(owner), &format!("released by request {owner}, owned by {holder}"))
             }
         }
     }

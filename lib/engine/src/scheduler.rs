@@ -10,6 +10,7 @@
 
 use crate::Error;
 use crate::batch::{Batch, BatchKind, Segment};
+use crate::error::Mismatch;
 use crate::fault::Fault;
 use crate::pool::{Entries, Pool};
 use crate::sequence::{Request, Sequence};
@@ -288,30 +289,17 @@ impl<P: Entries> Scheduler<P> {
     /// [`Error::Ownership`] naming the request and the slot or page.
     pub fn verify(&self, batch: &Batch) -> Result<(), Error> {
         for s in &batch.segments {
-            if self.slots.entry(s.slot) != Some((Some(s.owner), s.epoch)) {
-                return Err(Error::Ownership(format!(
-                    "slot {}: used by request {} in epoch {}, but it is {:?}",
-                    s.slot,
-                    s.owner,
-                    s.epoch,
-                    self.slots.entry(s.slot)
-                )));
-            }
+            let user = (s.owner, s.epoch);
+            holds(("slot", s.slot), user, self.slots.entry(s.slot))?;
             if s.pages.len() != s.page_epochs.len() {
                 let (pages, epochs) = (s.pages.len(), s.page_epochs.len());
-                return Err(Error::Ownership(format!(
+                return Err(Error::ownership(format!(
                     "request {}: {pages} pages, but epochs of {epochs}",
                     s.owner
                 )));
             }
             for (page, epoch) in s.pages.iter().zip(&s.page_epochs) {
-                if self.pages.entry(*page) != Some((Some(s.owner), *epoch)) {
-                    return Err(Error::Ownership(format!(
-                        "page {page}: used by request {} in epoch {epoch}, but it is {:?}",
-                        s.owner,
-                        self.pages.entry(*page)
-                    )));
-                }
+                holds(("page", *page), (s.owner, *epoch), self.pages.entry(*page))?;
             }
         }
         Ok(())
@@ -327,7 +315,7 @@ impl<P: Entries> Scheduler<P> {
             [("slots", self.slots.in_use(), self.running.len()), ("pages", self.pages.in_use(), pages)]
         {
             if owned != held as u64 {
-                return Err(Error::Ownership(format!(
+                return Err(Error::ownership(format!(
                     "{name}: {owned} are owned, and the {} sequences that run hold {held} of them",
                     self.running.len()
                 )));
@@ -340,6 +328,26 @@ impl<P: Entries> Scheduler<P> {
     pub fn limit(&self, sequence: &Sequence) -> usize {
         self.max_len(&sequence.request)
     }
+}
+
+/// Checks that a user, with the epoch it expects, is who the pool says owns an entry.
+fn holds(
+    entry: (&'static str, u32),
+    (user, expected): (u64, u64),
+    found: Option<(Option<u64>, u64)>,
+) -> Result<(), Error> {
+    if found == Some((Some(user), expected)) {
+        return Ok(());
+    }
+    let (name, id) = entry;
+    Err(Error::Ownership(Box::new(Mismatch {
+        message: format!("{name} {id}: used by request {user} in epoch {expected}, but it is {found:?}"),
+        entry: Some(entry),
+        request: Some(user),
+        expected_epoch: Some(expected),
+        owner: found.and_then(|(owner, _)| owner),
+        epoch: found.map(|(_, epoch)| epoch),
+    })))
 }
 
 #[cfg(test)]

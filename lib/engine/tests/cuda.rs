@@ -219,7 +219,7 @@ fn guards_are_silent_over_recorded_steps_and_poison_changes_no_bit() {
     for (name, config) in paths().into_iter().filter(some) {
         let config = EngineConfig { max_num_seqs: 2, page_size: 16, max_model_len: 128, ..config };
         let plain = fingerprints(&gpu, Options::default(), config.clone(), &prompts);
-        let guards = [Guard::Rows(1), Guard::Slot0].into_iter().collect();
+        let guards = [Guard::Rows(1), Guard::Slot0, Guard::Capture].into_iter().collect();
         let watched = EngineConfig { guards, poison: true, ..config };
         let backend = cuda(&gpu, &checkpoint, Options::default());
         let run = run_on(backend, &checkpoint, watched, &prompts, &greedy(6));

@@ -5,8 +5,9 @@ mod common;
 use common::{Run, engine, greedy, problems, run, tiny};
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Event, Fault, Guards, Request};
+use cute_records::Finding;
 
-const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true };
+const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true, capture: false };
 
 /// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
 fn config(fault: Option<Fault>) -> EngineConfig {
@@ -107,16 +108,20 @@ fn a_silent_fallback_has_the_bits_of_lite_and_the_log_of_coop() {
     assert_ne!(silent.fingerprints(), told(PathKnob::Coop, None).fingerprints());
 }
 
-/// The error that a guarded engine ends with, and the requests that had ended by then.
-fn stopped(fault: Fault, cancel: Option<u64>) -> (String, usize) {
+/// The error that a guarded engine ends with, its finding, and the requests that had ended by then.
+fn stopped(fault: Fault, cancel: Option<u64>) -> (String, Option<Finding>, usize) {
     let checkpoint = tiny();
     let (mut engine, _) = engine(&checkpoint, EngineConfig { unguarded: false, ..config(Some(fault)) });
     for (i, prompt) in problems(&checkpoint, 8).into_iter().enumerate() {
         let request = Request { id: i.to_string(), ordinal: i as u64, prompt, params: greedy(12) };
         engine.add(request).unwrap();
     }
-    let mut ended = 0;
-    let mut emit = |e| ended += usize::from(matches!(e, Event::Finished(_)));
+    let (mut ended, mut finding) = (0, None);
+    let mut emit = |e| match e {
+        Event::Finished(_) => ended += 1,
+        Event::Finding(f) => assert_eq!(finding.replace(f), None, "one finding"),
+        Event::State(_) | Event::Trace(_) => {}
+    };
     for step in 0..500 {
         if step == 4
             && let Some(ordinal) = cancel
@@ -125,8 +130,8 @@ fn stopped(fault: Fault, cancel: Option<u64>) -> (String, usize) {
         }
         match engine.step(&mut emit) {
             Ok(true) => {}
-            Ok(false) => return ("nothing".to_owned(), ended),
-            Err(e) => return (e.to_string(), ended),
+            Ok(false) => return ("nothing".to_owned(), finding, ended),
+            Err(e) => return (e.to_string(), finding, ended),
         }
     }
     panic!("{fault}: no end after 500 steps");
@@ -150,11 +155,27 @@ fn the_engines_own_checks_stop_what_breaks_ownership_or_a_counter() {
         ),
         (Fault::StaleBarrier, None, "it was not reset"),
     ] {
-        let (error, ended) = stopped(fault, cancel);
+        let (error, finding, ended) = stopped(fault, cancel);
         assert!(error.contains(words), "{fault}: {error}");
         assert!(ended <= 2, "{fault}: {ended} requests had ended");
+        let finding = finding.unwrap_or_else(|| panic!("{fault}: no finding"));
+        assert_eq!(finding.message, error);
+        let counter = words.contains("reset");
+        assert_eq!(finding.check, if counter { "counter_broken" } else { "ownership_broken" }, "{fault}");
+        assert_eq!(finding.layer, counter.then_some(3), "{fault}: the first layer with a counter");
     }
-    assert_eq!(stopped(Fault::LostRelease, None), ("nothing".to_owned(), 8), "nobody is cancelled");
+    assert_eq!(stopped(Fault::LostRelease, None), ("nothing".to_owned(), None, 8), "nobody is cancelled");
+    let (_, finding, _) = stopped(Fault::LateStep, None);
+    let Finding { ordinal, data, .. } = finding.unwrap();
+    assert_eq!(ordinal, Some(0));
+    for (name, value) in [("slot", 1), ("expected_epoch", 1), ("epoch", 2), ("owner", 4)] {
+        assert_eq!(data[name], value, "{name}");
+    }
+    assert_eq!(
+        data["layers"],
+        serde_json::json!([0, 1, 2, 4, 5, 6, 8, 9, 10]),
+        "where that slot's state lies"
+    );
 }
 
 /// A guarded engine without fused paths that computes every sequence that ends once more.
@@ -177,13 +198,17 @@ fn a_sequence_computed_again_alone_leaves_the_same_state_unless_something_is_wro
         Fault::NanToken,
     ] {
         let run = recomputed(Some(fault));
-        let first = run.findings.first().unwrap_or_else(|| panic!("{fault}: nothing was found"));
-        assert_eq!(first.check, "state_not_reproduced", "{fault}");
+        let first = run.findings.iter().find(|f| f.check == "state_not_reproduced");
+        let first = first.unwrap_or_else(|| panic!("{fault}: {:?}", run.findings));
+        // a warm-up writes to the page that is nobody's, too
+        let others = run.findings.iter().filter(|f| f.check != first.check).count();
+        assert_eq!(others, usize::from(fault == Fault::CaptureLiveSlot), "{:?}", run.findings);
         let slot = run.states.iter().find(|s| Some(s.ordinal) == first.ordinal).map(|s| s.slot);
         assert_eq!(first.data["slot"], serde_json::json!(slot), "{fault}: {first:?}");
     }
     let padded = recomputed(Some(Fault::PadRowSlot0)).findings;
-    assert_eq!(padded.iter().map(|f| f.check.as_str()).collect::<Vec<_>>(), ["reserved_slot_written"]);
+    let checks: Vec<&str> = padded.iter().map(|f| f.check.as_str()).collect();
+    assert_eq!(checks, ["reserved_slot_written", "reserved_page_written"]);
     let refused = cute_engine::Engine::new(
         cute_engine::backend::Cpu::default(),
         &tiny(),

@@ -28,6 +28,7 @@ fn note<'a>(
         Event::Finished(o) => assert!(outputs.insert(o.request.ordinal, *o).is_none(), "ended twice"),
         Event::Chunk(_) => {}
         Event::Finding(f) => panic!("{f:?}"),
+        Event::Trace(_) => {}
     }
 }
 

@@ -3,8 +3,8 @@
 use cute_evidence::checks::pipe::Outlet;
 use cute_evidence::checks::{self, Case, Expectations};
 use cute_records::{
-    Completion, Dispatch, End, Event, Finding, FinishReason, Origin, Reader, Record, Run, Setting, Severity,
-    Source, State, Writer,
+    Completion, Dispatch, End, Event, Finding, FinishReason, Origin, Pool, Reader, Record, Run, Setting,
+    Severity, Source, State, Trace, TraceLayer, Writer,
 };
 use std::io::Cursor;
 
@@ -447,4 +447,81 @@ fn two_paths_with_the_same_bits_are_one_path() {
         }
     }
     assert_eq!(check(coop(), short), nothing, "one token comes from prefill, which has no paths");
+}
+
+/// A request's trace and its reply, which agree, behind a pool of five pages of 100 bytes.
+fn traced() -> (Record, Completion, Trace) {
+    let pool = Pool { num_blocks: Some(6), first_block: Some(1), block_bytes: Some(100), ..Pool::default() };
+    let reply = Completion {
+        slot: Some(2),
+        epoch: Some(1),
+        kv_pages: Some(vec![1, 3]),
+        token_sha256: Some("t".into()),
+        ..reply(0, 0, "f")
+    };
+    let count = |name: &str, n| [(name.to_owned(), n)].into();
+    let layer = TraceLayer {
+        layer: 3,
+        paths: [("coop".into(), 4), ("lite".into(), 1)].into(),
+        resets: Some([("wo_output".into(), 4), ("mlp_partial".into(), 5)].into()),
+        buffers: [("wo_output".into(), "0x10".into())].into(),
+    };
+    let trace = Trace {
+        id: reply.id.clone(),
+        steps: count("decode", 5),
+        layers: vec![layer],
+        slot: 2,
+        epoch: 1,
+        kv_pages: vec![1, 3],
+        page_offsets: vec![100, 300],
+        buffers: [("kv".into(), "0x20".into()), ("recurrent".into(), "0x30".into())].into(),
+        slots_free: 1,
+        slots_used: 1,
+        pages_free: 3,
+        pages_used: 2,
+        finish_reason: Some(FinishReason::Stop),
+        token_sha256: "t".into(),
+        fingerprint: "f".into(),
+        ..Trace::default()
+    };
+    (pool.into(), reply, trace)
+}
+
+#[test]
+fn a_trace_that_contradicts_its_reply_its_resets_its_addresses_its_pool_or_the_log_is_found() {
+    let found = |change: &dyn Fn(&mut Trace), expected: &[&str]| {
+        let (pool, reply, trace) = traced();
+        // the first is sound; the second, of the same slot, is changed
+        let second = Completion { ordinal: 1, index: 1, id: "0-1".into(), ..reply.clone() };
+        let mut changed = Trace { ordinal: 1, id: "0-1".into(), ..trace.clone() };
+        change(&mut changed);
+        let log = [line(Some(3), "coop", Some("coop")), line(Some(3), "lite", Some("lite"))];
+        let stream = [run("cute-generate"), pool, reply.into(), trace.into(), second.into(), changed.into()];
+        let found = check(stream.into_iter().chain(log).collect(), &Expectations::default(), expected);
+        assert!(found.iter().all(|f| expected.is_empty()
+            || [Some(1), Some(7)].contains(&f.ordinal)
+            || !f.check.starts_with("trace")));
+    };
+    let layer = |t: &mut Trace, f: &dyn Fn(&mut TraceLayer)| f(&mut t.layers[0]);
+    found(&|_| (), &[]);
+    let reply = &["trace_contradicts_reply"];
+    found(&|t| t.token_sha256 = "u".into(), reply);
+    found(&|t| t.fingerprint = "g".into(), reply);
+    found(&|t| t.finish_reason = Some(FinishReason::Length), reply);
+    found(&|t| (t.kv_pages, t.page_offsets) = (vec![1, 2], vec![100, 200]), reply);
+    found(&|t| t.epoch = 2, reply);
+    found(&|t| t.ordinal = 7, reply);
+    let reset = &["trace_missing_reset"];
+    found(&|t| layer(t, &|l| l.resets = Some([("mlp_partial".into(), 5)].into())), reset);
+    found(&|t| layer(t, &|l| *l.resets.as_mut().unwrap().get_mut("mlp_partial").unwrap() = 4), reset);
+    found(&|t| layer(t, &|l| l.resets = None), &[]);
+    let moved = &["trace_buffer_moved"];
+    found(&|t| *t.buffers.get_mut("kv").unwrap() = "0x21".into(), moved);
+    found(&|t| *t.buffers.get_mut("recurrent").unwrap() = "0x31".into(), moved);
+    found(&|t| layer(t, &|l| l.buffers = [("wo_output".into(), "0x11".into())].into()), moved);
+    let pool = &["trace_contradicts_pool"];
+    found(&|t| t.page_offsets[1] = 44, pool);
+    found(&|t| t.pages_free = 2, pool);
+    found(&|t| t.slots_used = 2, pool);
+    found(&|t| layer(t, &|l| l.paths = [("paged".into(), 5)].into()), &["trace_path_unlogged"]);
 }

@@ -77,6 +77,7 @@ records! {
     Pool = "pool": "the geometry of a cache pool",
     Event = "event": "a recognised log line that is no dispatch and no pool",
     State = "state": "one event in the life of a state slot or a KV page",
+    Trace = "trace": "how a request was served, launch by launch",
     Timing = "timing": "a measured duration",
     Finding = "finding": "something that should not be so",
     Verdict = "verdict": "the judgment",

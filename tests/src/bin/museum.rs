@@ -1,7 +1,7 @@
 //! `make museum`: every fault past every detector, and a hundred sound engines past them all.
 //!
-//! reads   nothing     writes  a table, fault × detector     exits  0 all caught, no alarm · 1 one missed, or an alarm ·
-//!         2 the tools are not beside this program
+//! reads   nothing     writes  a table, fault × detector, and with --markdown as the documents have it
+//! exits   0 all caught, no alarm · 1 one missed, or an alarm · 2 the tools are not beside this program
 
 use cute_tests::museum::{DETECTORS, EXHIBITS, Exhibit, Museum, Row, side_by_side};
 use std::path::Path;
@@ -38,6 +38,12 @@ fn main() -> ExitCode {
         EXHIBITS.len()
     );
 
+    if std::env::args().any(|arg| arg == "--markdown") {
+        println!("\n| fault | from inside | from outside | also seen by |\n|---|---|---|---|");
+        EXHIBITS.iter().zip(&rows).for_each(|(exhibit, row)| println!("{}", line(exhibit, row)));
+        println!();
+    }
+
     let seeds: Vec<u64> = (0..CLEAN).collect();
     let (mut requests, mut recycles, mut alarms) = (0, 0, 0);
     for (seed, heard) in seeds.iter().zip(side_by_side(&seeds, |seed| museum.alarms(*seed))) {
@@ -72,4 +78,16 @@ fn cells(exhibit: &Exhibit, row: &Row) -> String {
     };
     let cells = DETECTORS.iter().map(|d| format!("{:>width$}", cell(d.column), width = d.column.len()));
     cells.collect::<Vec<_>>().join("  ")
+}
+
+/// A row of the table in docs/RELIABILITY.md.
+fn line(exhibit: &Exhibit, row: &Row) -> String {
+    let cell = |column: &str| {
+        let ordinal = row.heard.get(column).and_then(|heard| heard.ordinal);
+        format!("`{column}`{}", ordinal.map_or(String::new(), |o| format!(" {o}")))
+    };
+    let (white, black) = (exhibit.white.1, exhibit.black.1);
+    let others = DETECTORS.iter().map(|d| d.column).filter(|c| ![white, black].contains(c));
+    let others: Vec<String> = others.filter(|c| row.heard.contains_key(c)).map(cell).collect();
+    format!("| `{}` | {} | {} | {} |", exhibit.fault, cell(white), cell(black), others.join(", "))
 }

@@ -35,7 +35,10 @@ pub const EXHIBITS: &[Exhibit] = &[
     Exhibit { options: &["--num-kv-pages", "64"], ..recomputed("kv-offset-32", (Sitting::Soak, "output")) },
     exhibit("pad-row-slot-0", "slot0", (Sitting::Probes, "aba")),
     recomputed("pad-row-live", (Sitting::Probes, "aba")),
-    recomputed("capture-live-slot", (Sitting::Probes, "canary")),
+    Exhibit {
+        white: (Sitting::Watched, "capture"),
+        ..exhibit("capture-live-slot", "", (Sitting::Probes, "canary"))
+    },
     recomputed("baked-slot", (Sitting::Probes, "aba")),
     exhibit("skip-wo-reset", "counter", (Sitting::Probes, "aba")),
     exhibit("stale-barrier", "counter", (Sitting::Probes, "canary")),

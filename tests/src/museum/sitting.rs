@@ -14,6 +14,10 @@ pub enum Sitting {
     Guards,
     /// all probes without fused paths, every sequence that ends computed once more
     Recompute,
+    /// all probes in a light storm, watched by guards that read; the checks that would stop it are left out
+    Watched,
+    /// all probes on poisoned ground, in the same way
+    Poisoned,
     /// all probes
     Probes,
     /// all probes in a storm, under pressure, on the paths where preempted replies keep their bits
@@ -59,15 +63,27 @@ impl Sitting {
     pub const ALL: &[Sitting] = &[
         Sitting::Guards,
         Sitting::Recompute,
+        Sitting::Watched,
+        Sitting::Poisoned,
         Sitting::Probes,
         Sitting::Storm,
         Sitting::Soak,
         Sitting::Paths,
     ];
 
-    /// Whether the engine's own checks are listened to.
+    /// Whether what sees into the engine is listened to.
     pub fn is_white(self) -> bool {
+        matches!(self, Sitting::Guards | Sitting::Recompute | Sitting::Watched | Sitting::Poisoned)
+    }
+
+    /// Whether the engine has its own checks, too.
+    pub fn is_checked(self) -> bool {
         matches!(self, Sitting::Guards | Sitting::Recompute)
+    }
+
+    /// Options without a value.
+    fn switches(self) -> &'static [&'static str] {
+        if self == Sitting::Poisoned { &["--poison", "--trace-nonfinite"] } else { &[] }
     }
 
     /// The options of its runs of `cute-generate`, one after the other on fresh engines. Each has a value.
@@ -77,7 +93,12 @@ impl Sitting {
             Sitting::Recompute => {
                 vec![[SMALL, PROBES, &["--phase-e-fusion", "0", "--guard", "recompute,slot0"]].concat()]
             }
-            Sitting::Probes => vec![[SMALL, PROBES].concat()],
+            Sitting::Watched => {
+                let light = ["--storm", "cancel,preempt", "--storm-every", "60"];
+                let guards = ["--guard", "rows,slot0,capture", "--trace", "requests"];
+                vec![[SMALL, PROBES, &light, &guards].concat()]
+            }
+            Sitting::Poisoned | Sitting::Probes => vec![[SMALL, PROBES].concat()],
             Sitting::Storm => {
                 let storm = ["--storm", "cancel,preempt", "--pressure", "4x", "--phase-e-fusion", "0"];
                 vec![[SMALL, PROBES, &storm].concat()]
@@ -117,6 +138,7 @@ impl Museum {
             let mut generate = self.tool("cute-generate");
             generate.args(["--device", "cpu", "--model", "examples/tiny-hybrid", "--seed", &seed]);
             generate.args(merged(run, options));
+            generate.args(sitting.switches().iter().filter(|switch| !options.contains(switch)));
             if run.contains(&"--storm") {
                 generate.args(["--storm-seed", &seed]);
             }
@@ -195,13 +217,19 @@ fn listen(audited: &str, words: &str, ended_in_trouble: bool) -> anyhow::Result<
     }
     let recycles =
         |until: u64| epochs.iter().filter(|(o, _)| *o <= until).map(|(_, e)| e - 1).max().unwrap_or(0);
+    // what a run that ended in trouble said last
+    let last = words.lines().rfind(|l| l.starts_with("cute-generate: ")).filter(|_| ended_in_trouble);
+    let mut told = false;
     for (f, sent) in findings {
+        let ended_it = f["message"].as_str().is_some_and(|m| last.is_some_and(|last| last.ends_with(m)));
+        told |= ended_it;
         let check = f["check"].as_str().unwrap_or_default();
         let ordinal = f["ordinal"].as_u64();
         let requests = ordinal.map_or(sent, |o| o + 1);
         // a guard names the epoch of the slot it speaks of, 1 for the first use
         let recycles = match f["data"]["epoch"].as_u64() {
             Some(epoch) => epoch.saturating_sub(1),
+            None if ended_it => recycles(u64::MAX),
             None => recycles(ordinal.unwrap_or(0)),
         };
         let heard = Heard { ordinal, requests, recycles };
@@ -210,8 +238,8 @@ fn listen(audited: &str, words: &str, ended_in_trouble: bool) -> anyhow::Result<
             None => out.others.push(f["message"].as_str().unwrap_or(check).to_owned()),
         }
     }
-    if ended_in_trouble {
-        let last = words.lines().rfind(|l| l.starts_with("cute-generate: ")).unwrap_or(words);
+    if ended_in_trouble && !told {
+        let last = last.unwrap_or(words);
         let heard = Heard { ordinal: None, requests: out.requests, recycles: recycles(u64::MAX) };
         match DETECTORS.iter().find(|d| d.words.iter().any(|w| last.contains(w))) {
             Some(d) => out.first(d.column, heard),

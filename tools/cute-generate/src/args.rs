@@ -172,13 +172,27 @@ pub struct Args {
 
     /// Watch the engine: recompute[/N] (every N-th sequence that ends is computed again, alone, and must leave the same
     /// recurrent state to the bit; needs --phase-e-fusion 0; CPU only), rows[/N] (slots and pages of nobody in the step, by
-    /// digests before and after every N-th step), slot0 (the slot that is nobody's, after every step)
+    /// digests before and after every N-th step), slot0 (the slot and the page that are nobody's, after every step), capture (what
+    /// recording a decode step leaves alone, by digests around it)
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = |s: &str| s.parse::<Guard>(), help_heading = "Guards")]
     pub guard: Vec<Guard>,
 
-    /// Fill slots and KV pages with NaN when they are released, and at the start: what is used without being written shows
+    /// Fill slots and KV pages with NaN when they are released, and at the start, and every buffer of activations before every
+    /// step: what is used without being written shows
     #[arg(long, help_heading = "Guards")]
     pub poison: bool,
+    /// Prove that a slot's state is zero when a request gets it: 1 or 0
+    #[arg(long, value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Guards", action = clap::ArgAction::Set)]
+    pub zero_check: bool,
+    /// Attribute each request's first value that is not finite to layer, operation, slot and position: every operation's
+    /// output is read, and on CUDA no step is recorded
+    #[arg(long, help_heading = "Guards")]
+    pub trace_nonfinite: bool,
+
+    /// Write a trace record behind each reply: the path of every layer, resets and addresses of buffers, pages with their
+    /// offsets, free and used slots and pages at its start
+    #[arg(long, value_name = "WHAT", value_enum, help_heading = "Guards")]
+    pub trace: Option<Traced>,
 
     /// Break the engine on purpose; see --list-faults
     #[arg(long, value_name = "NAME", value_parser = |s: &str| s.parse::<Fault>(), help_heading = "Faults")]
@@ -196,6 +210,13 @@ pub type Kwargs = serde_json::Map<String, serde_json::Value>;
 
 fn kwargs(text: &str) -> Result<Kwargs, String> {
     serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))
+}
+
+/// What `trace` records are written of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Traced {
+    /// each request that was admitted
+    Requests,
 }
 
 /// Element type of the KV cache.
@@ -239,7 +260,10 @@ impl Args {
             },
             fault: self.fault,
             guards: self.guard.iter().copied().collect(),
+            zero_check: self.zero_check,
             poison: self.poison,
+            trace_nonfinite: self.trace_nonfinite,
+            trace_requests: self.trace.is_some(),
             unguarded: self.unguarded,
         };
         self.probes.press(&mut engine);
@@ -258,6 +282,12 @@ impl Args {
             }
             _ if !self.guard.is_empty() => {
                 Err(anyhow!("--journal with --guard: what a guard finds is not kept"))
+            }
+            _ if self.trace_nonfinite => {
+                Err(anyhow!("--journal with --trace-nonfinite: what it finds is not kept"))
+            }
+            _ if self.trace.is_some() => {
+                Err(anyhow!("--journal with --trace: addresses and what ran in each step are not kept"))
             }
             (_, Some(fault)) => Err(anyhow!(
                 "--journal with --fault {fault}: replies of a broken engine depend on what ran before them"

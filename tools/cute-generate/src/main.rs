@@ -162,6 +162,7 @@ where
         let signal = if *exit == Exit::Interrupted { "Ctrl-C" } else { "SIGTERM" };
         reasons.push(format!("stopped by {signal} after {so_far}"));
     }
+    reasons.extend(outcome.failed.as_ref().map(|e| format!("{e:#}")));
     server.report(journal, out)?;
     out.end_with(End {
         tool: TOOL.into(),
@@ -170,6 +171,9 @@ where
         counters: server.counters(journal),
         ..End::default()
     })?;
+    if let Some(e) = outcome.failed {
+        return Err(e);
+    }
     Ok(match outcome.stopped {
         Some((exit, _)) => exit,
         None if input.bad + outcome.refused > 0 => Exit::Trouble,

@@ -12,7 +12,9 @@ use cute_engine::backend::Backend;
 use cute_engine::pool::Entries as _;
 use cute_engine::{Engine, EngineConfig, Event, Request};
 use cute_records::digest::sha256_ids;
-use cute_records::{Chunk, Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Writer, answer};
+use cute_records::{
+    Chunk, Completion, Count, Finding, FinishReason, Pool, Prompt, Record, Trace, Writer, answer,
+};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,6 +33,8 @@ pub struct Server<'a, B: Backend> {
     requests: u64,
     errors: u64,
     guard_findings: u64,
+    /// of replies that wait for their turn
+    traces: BTreeMap<u64, Trace>,
     probes: Probes,
     storm: Storm,
 }
@@ -41,6 +45,8 @@ pub struct Outcome {
     pub refused: u64,
     /// the exit code of the signal that stopped it, and how far it had come
     pub stopped: Option<(Exit, String)>,
+    /// why the engine could not go on, if it could not
+    pub failed: Option<anyhow::Error>,
 }
 
 /// What a completion says of its prompt, known before the reply.
@@ -84,6 +90,7 @@ impl<'a, B: Backend> Server<'a, B> {
             requests: 0,
             errors: 0,
             guard_findings: 0,
+            traces: BTreeMap::new(),
             probes,
             storm: Storm::new(&args.storm),
         })
@@ -116,7 +123,7 @@ impl<'a, B: Backend> Server<'a, B> {
                 let stopped =
                     Some((exit, format!("{} of {total} requests", self.requests + done.len() as u64)));
                 done.into_values().try_for_each(|completion| self.write(completion, out))?;
-                return Ok(Outcome { refused, stopped });
+                return Ok(Outcome { refused, stopped, failed: None });
             }
             while next < total
                 && self.engine.scheduler().waiting() < self.args.max_num_seqs
@@ -139,16 +146,18 @@ impl<'a, B: Backend> Server<'a, B> {
             let in_flight: Vec<u64> = tickets.keys().copied().collect();
             let running: Vec<u64> =
                 self.engine.scheduler().running.iter().map(|s| s.request.ordinal).collect();
-            for (blow, ordinal) in self.storm.blows(&in_flight, &running) {
-                match blow {
-                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit)?,
-                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit)?,
+            let blows = self.storm.blows(&in_flight, &running);
+            let struck = blows.into_iter().try_for_each(|(blow, ordinal)| {
+                let struck = match blow {
+                    Blow::Cancel => self.engine.cancel(ordinal, &mut emit),
+                    Blow::Preempt => self.engine.preempt(ordinal, &mut emit),
                 };
-            }
-            let worked = match journal.known(before) {
+                struck.map(|_| ())
+            });
+            let worked = struck.and_then(|()| match journal.known(before) {
                 Some(known) => self.engine.replay(known, &mut emit),
                 None => self.engine.step(&mut emit),
-            };
+            });
             // by request, so that a resumed run, which repeats some and computes the others, writes them in the same order
             events.sort_by_key(|event| if let Event::Chunk(c) = event { (0, c.ordinal) } else { (1, 0) });
             for event in events {
@@ -164,6 +173,9 @@ impl<'a, B: Backend> Server<'a, B> {
                         self.report_findings([finding], out)?;
                     }
                     Event::State(state) => out.write(&Record::State(journal.state(state, before)?))?,
+                    Event::Trace(trace) => {
+                        self.traces.insert(trace.ordinal, *trace);
+                    }
                     Event::Finished(reply) => {
                         let ordinal = reply.request.ordinal;
                         self.probes.read(ordinal, &reply.token_ids);
@@ -176,27 +188,38 @@ impl<'a, B: Backend> Server<'a, B> {
                     }
                 }
             }
-            let worked = worked?;
+            let worked = match worked {
+                Ok(worked) => worked,
+                Err(e) => {
+                    done.into_values().try_for_each(|completion| self.write(completion, out))?;
+                    return Ok(Outcome { refused, stopped: None, failed: Some(e.into()) });
+                }
+            };
             journal.step(before, self.engine.totals().steps, Spent::of(&self.engine))?;
             let written = self.requests;
             while let Some(completion) = done.remove(&self.requests) {
                 self.write(completion, out)?;
             }
             if !worked && self.requests == written && written < total {
-                return Err(anyhow!("the engine is idle with {} requests unanswered", total - written));
+                let failed = anyhow!("the engine is idle with {} requests unanswered", total - written);
+                return Ok(Outcome { refused, stopped: None, failed: Some(failed) });
             }
         }
         self.report_findings(self.probes.blind(), out)?;
         self.bar.finish_and_clear();
-        Ok(Outcome { refused, stopped: None })
+        Ok(Outcome { refused, stopped: None, failed: None })
     }
 
     fn write(&mut self, completion: Completion, out: &mut Writer<'_>) -> anyhow::Result<()> {
         self.requests += 1;
         self.errors += u64::from(completion.finish_reason == Some(FinishReason::Error));
         self.bar.inc(1);
+        let trace = self.traces.remove(&completion.ordinal);
         let (completion, findings) = self.probes.judge(completion);
         out.write(&Record::Completion(completion))?;
+        if let Some(trace) = trace {
+            out.write(&Record::Trace(trace))?;
+        }
         self.report_findings(findings, out)
     }
 

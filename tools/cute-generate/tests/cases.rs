@@ -264,6 +264,58 @@ fn the_digest_of_the_prompts_is_that_of_the_prompts_used() {
 }
 
 #[test]
+fn what_is_not_finite_is_traced_to_its_operation_and_is_never_a_token() {
+    let prompt = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":3}\n";
+    let (code, records, stderr) =
+        run(&["--fault", "stale-state", "--poison", "--trace-nonfinite", "--device", "cpu"], prompt);
+    assert_eq!(code, 1, "{stderr}");
+    let findings: Vec<&Value> = records.iter().filter(|r| r["type"] == "finding").collect();
+    let names: Vec<&str> = findings.iter().filter_map(|f| f["check"].as_str()).collect();
+    assert_eq!(names, ["nonfinite_value", "logits_not_finite"], "{findings:?}");
+    assert_eq!((&findings[0]["layer"], &findings[0]["data"]["phase"]), (&0.into(), &"conv".into()));
+    let c = completions(&records);
+    assert_eq!((&c[0]["finish_reason"], &c[0]["completion_tokens"]), (&"error".into(), &0.into()));
+    assert_eq!(records.last().unwrap()["complete"], true);
+    let (code, records, stderr) = run(&["--poison", "--trace-nonfinite"], prompt);
+    assert_eq!((code, records.iter().any(|r| r["type"] == "finding")), (0, false), "{stderr}");
+    let (code, _, stderr) = run(&["--trace-nonfinite", "--journal", "nowhere"], prompt);
+    assert!(code == 2 && stderr.contains("--journal with --trace-nonfinite"), "{stderr}");
+}
+
+#[test]
+fn a_run_that_breaks_an_invariant_says_so_in_its_stream_and_closes_it() {
+    let prompts = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":3}\n".repeat(12);
+    for (fault, check, slot) in
+        [("double-free", "ownership_broken", Some(1)), ("stale-barrier", "counter_broken", None)]
+    {
+        let (code, records, stderr) = run(&["--fault", fault, "--device", "cpu"], &prompts);
+        assert_eq!(code, 2, "{stderr}");
+        let findings: Vec<&Value> = records.iter().filter(|r| r["type"] == "finding").collect();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0]["check"], check);
+        assert_eq!(findings[0]["data"]["slot"].as_u64(), slot);
+        let end = records.last().unwrap();
+        assert_eq!((&end["type"], &end["complete"]), (&"end".into(), &false.into()));
+        assert_eq!(end["reason"], findings[0]["message"]);
+        assert_eq!(end["counts"]["finding"], 1);
+        let last = stderr.lines().last().unwrap();
+        assert_eq!(last, format!("cute-generate: {}", end["reason"].as_str().unwrap()));
+    }
+}
+
+#[test]
+fn a_slot_is_proved_zero_unless_that_is_switched_off() {
+    let prompt = "{\"prompt\":\"1 + 1 =\",\"max_tokens\":2}\n";
+    for (options, zero) in [(&[][..], Value::Bool(true)), (&["--zero-check", "0"], Value::Null)] {
+        let (code, records, stderr) = run(options, prompt);
+        assert_eq!(code, 0, "{stderr}");
+        let acquired = records.iter().find(|r| r["op"] == "acquire").unwrap();
+        assert_eq!(acquired["zero"], zero, "{options:?}");
+        assert!(records.iter().any(|r| r["name"] == "zero_check" && r["count"] == 1), "{options:?}");
+    }
+}
+
+#[test]
 fn help_has_examples_and_the_extras_work() {
     let out = |args: &[&str]| String::from_utf8(generate().args(args).output().unwrap().stdout).unwrap();
     assert!(out(&["--help"]).contains("Examples:") && out(&["--help"]).contains("Exit codes:"));

@@ -153,6 +153,8 @@ pub struct Workspace<B: Backend> {
     pub wo_resets: u64,
     /// launches said to have been cooperative
     pub coop_launches: u64,
+    /// `wo_resets` and `begun` when they were last asked for
+    told: [u64; 2],
     /// time by phase
     pub regions: Regions,
     /// what is wrong with its resets, if anything
@@ -184,10 +186,17 @@ impl<B: Backend> Workspace<B> {
             begun: 0,
             wo_resets: 0,
             coop_launches: 0,
+            told: [0; 2],
             regions: Regions::default(),
             fault: None,
             unguarded: false,
         })
+    }
+
+    /// Fills every buffer with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        let Workspace { wo_output, mlp_partial, gate_up, act, .. } = self;
+        [wo_output, mlp_partial, gate_up, act].into_iter().try_for_each(|buf| backend.poison_buf(buf))
     }
 
     /// What a launch does first: zero the partial sums and the counters.
@@ -216,10 +225,18 @@ impl<B: Backend> Workspace<B> {
             return Ok(());
         }
         let Workspace { wo_resets, coop_launches, .. } = self;
-        Err(Error::Counter(format!(
-            "layer {layer}: {coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} \
-             times"
-        )))
+        let message = format!(
+            "{coop_launches} cooperative launches are said to have run, its W_O slots were reset {wo_resets} times"
+        );
+        Err(Error::Counter { layer, message })
+    }
+
+    /// How often the W_O slots and the MLP's partial sums were zeroed since this was last asked; `None` where the backend
+    /// does not count it.
+    pub(crate) fn resets_since(&mut self) -> Option<[u64; 2]> {
+        let now = [self.wo_resets, self.begun];
+        let before = std::mem::replace(&mut self.told, now);
+        (self.begun > 0).then(|| [now[0] - before[0], now[1] - before[1]])
     }
 
     /// What a block at the grid barrier waits for: is it there already, before any block of this launch has come?
@@ -233,13 +250,13 @@ fn piece(len: usize, i: usize, n: usize) -> std::ops::Range<usize> {
     len * i / n..len * (i + 1) / n
 }
 
-fn arrived(name: &str, counter: usize, expected: usize) -> Result<(), Error> {
+fn arrived(layer: usize, name: &str, counter: usize, expected: usize) -> Result<(), Error> {
     if counter == expected {
         return Ok(());
     }
-    Err(Error::Counter(format!(
-        "counter {name} is {counter} after its phase, expected {expected}: it was not reset"
-    )))
+    let message =
+        format!("counter {name} is {counter} after its phase, expected {expected}: it was not reset");
+    Err(Error::Counter { layer, message })
 }
 
 pub(super) fn mlp<B: Backend>(
@@ -250,19 +267,22 @@ pub(super) fn mlp<B: Backend>(
 ) -> Result<(), Error> {
     ws.reset(b, rows, false)?;
     b.rms_norm(l.n, l.x, l.norm.0, l.norm.1, rows)?;
+    b.wrote("norm", l.n, rows)?;
     mlp_phase(b, l, ws, rows)
 }
 
 /// The MLP of the normed `n`, and the residual.
 fn mlp_phase<B: Backend>(b: &B, l: MlpLayer<'_, B>, ws: &mut Workspace<B>, rows: usize) -> Result<(), Error> {
     b.linear(&mut ws.gate_up, l.n, l.mlp.gate_up, rows)?;
+    b.wrote("gate_up", &ws.gate_up, rows)?;
     b.swiglu(&mut ws.act, &ws.gate_up, rows)?;
+    b.wrote("swiglu", &ws.act, rows)?;
     for i in 0..MLP_SPLIT {
         let range = piece(l.mlp.intermediate, i, MLP_SPLIT);
         b.linear_partial(&mut ws.mlp_partial, i, &ws.act, l.mlp.down, range, rows)?;
         ws.counters.mlp += 1;
     }
-    arrived("mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
+    arrived(l.index, "mlp_arrival", ws.counters.mlp, MLP_SPLIT)?;
     b.gather(l.mixed, &ws.mlp_partial, MLP_SPLIT, rows)?;
     b.add(l.x, l.mixed, rows)
 }
@@ -280,10 +300,13 @@ pub(super) fn coop_layer<B: Backend>(
     let mark = ws.regions.start();
     // phase 1: projections, then attention, one group a key/value head
     b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.qkv_proj, rows)?;
+    b.wrote("qkv_proj", l.proj, rows)?;
     b.qk_norm_rope_kv(l.proj, l.cache, &l.qk_norm, batch)?;
+    b.wrote("qk_norm", l.proj, rows)?;
     b.attention(l.attn, l.proj, l.cache, &shape, batch)?;
+    b.wrote("attention", l.attn, rows)?;
     ws.counters.pre_wo += shape.num_kv_heads;
-    arrived("pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
+    arrived(m.index, "pre_wo_arrival", ws.counters.pre_wo, shape.num_kv_heads)?;
     let mark = ws.regions.next(0, mark);
     // W_O: the inputs of each group in wo_split pieces, each into its own slot
     let group = shape.num_heads * shape.head_dim / shape.num_kv_heads;
@@ -296,18 +319,20 @@ pub(super) fn coop_layer<B: Backend>(
         }
     }
     let slots = shape.num_kv_heads * l.wo_split;
-    arrived("phase1_arrival", ws.counters.phase1, slots)?;
+    arrived(m.index, "phase1_arrival", ws.counters.phase1, slots)?;
     let mark = ws.regions.next(1, mark);
     // gather in slot order, residual, norm
     b.gather(m.mixed, &ws.wo_output, slots, rows)?;
     b.add(m.x, m.mixed, rows)?;
+    b.wrote("o_proj", m.x, rows)?;
     // phase 2: grid barrier; who is let through too early finds in `n` what phase 1 had there
     if !ws.barrier_is_open(rows) {
         b.rms_norm(m.n, m.x, m.norm.0, m.norm.1, rows)?;
+        b.wrote("norm", m.n, rows)?;
     }
     ws.counters.grid_barrier += rows;
     if !ws.unguarded {
-        arrived("grid_barrier", ws.counters.grid_barrier, rows)?;
+        arrived(m.index, "grid_barrier", ws.counters.grid_barrier, rows)?;
     }
     let mark = ws.regions.next(2, mark);
     // phase 3: MLP
@@ -320,8 +345,12 @@ pub(super) fn coop_layer<B: Backend>(
 pub(super) fn coop_gdn<B: Backend>(b: &B, l: CoopGdn<'_, B>, batch: &Batch) -> Result<(), Error> {
     let (rows, m) = (batch.rows(), l.mlp);
     b.norm_linear(l.proj, m.n, m.x, l.input_norm, l.in_proj, rows)?;
+    b.wrote("in_proj", l.proj, rows)?;
     b.gated_delta_net(l.o, l.qkv, l.proj, &l.args, l.cache, batch)?;
+    b.wrote("gated_norm", l.o, rows)?;
     b.linear_add(m.x, m.mixed, l.o, l.out_proj, rows)?;
+    b.wrote("out_proj", m.x, rows)?;
     b.norm_swiglu(l.act, (m.n, l.gate_up), m.x, m.norm, m.mlp.gate_up, rows)?;
+    b.wrote("swiglu", l.act, rows)?;
     b.linear_add(m.x, m.mixed, l.act, m.mlp.down, rows)
 }

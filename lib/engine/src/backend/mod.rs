@@ -8,10 +8,12 @@ pub mod cpu;
 pub mod cuda;
 mod fused;
 mod moe;
+mod watch;
 
 pub use cpu::Cpu;
 pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
+pub use watch::{NonFinite, Watch};
 
 use crate::Error;
 use crate::batch::Batch;
@@ -220,6 +222,20 @@ pub trait Backend: Sized {
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
     fn rope(&self, rope: Rope) -> Result<Self::Rope, Error>;
+    /// Where a buffer lies.
+    fn address(&self, buf: &Self::Buf) -> u64;
+    /// Where a slot's state in the first linear layer lies, and where the KV memory starts.
+    fn cache_addresses(&self, cache: &Self::Cache, slot: u32) -> [u64; 2];
+    /// What the fused launches of a layer work in, by name, and where it lies.
+    fn workspace_addresses(&self, ws: &Workspace<Self>) -> Vec<(&'static str, u64)> {
+        let buffers = [
+            ("wo_output", &ws.wo_output),
+            ("mlp_partial", &ws.mlp_partial),
+            ("gate_up", &ws.gate_up),
+            ("act", &ws.act),
+        ];
+        buffers.map(|(name, buf)| (name, self.address(buf))).into()
+    }
     /// Reads the first `rows` rows back to the host.
     fn read(&self, buf: &Self::Buf, rows: usize) -> Result<Vec<f32>, Error>;
 
@@ -242,6 +258,19 @@ pub trait Backend: Sized {
         Ok(())
     }
 
+    /// Reports what operations write to `watch` from now on. A device that records steps does not record watched ones.
+    fn watch(&mut self, watch: Watch);
+    /// Where operations report to, when they are watched.
+    fn watching(&self) -> Option<&Watch>;
+    /// An operation, by its name, has written the first rows of a buffer: those of the step.
+    fn wrote(&self, phase: &'static str, buf: &Self::Buf, rows: usize) -> Result<(), Error> {
+        watch::report(self, phase, buf, rows, |i| i)
+    }
+    /// The same where the buffer's i-th row is the step's row `rows[i]`.
+    fn wrote_rows(&self, phase: &'static str, buf: &Self::Buf, rows: &[usize]) -> Result<(), Error> {
+        watch::report(self, phase, buf, rows.len(), |i| rows[i])
+    }
+
     /// The error for what this device does not run.
     fn not_yet(&self, what: &str) -> Error {
         Error::Config(format!(
@@ -250,10 +279,30 @@ pub trait Backend: Sized {
         ))
     }
 
+    /// Watches what recording a step does to the caches, from now on; for devices that record steps.
+    fn watch_captures(&mut self) {}
+    /// Slots and pages that changed while a step was recorded, since this was last asked.
+    fn changed_by_capture(&self) -> Vec<(&'static str, u32)> {
+        Vec::new()
+    }
+
+    /// Fills all of a buffer with NaN; what a device keeps zero behind its rows stays so.
+    fn poison_buf(&self, buf: &mut Self::Buf) -> Result<(), Error>;
+    /// Fills with NaN what the backend itself works in, and no operation reads before it has written it.
+    fn poison_own(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Zeroes conv_state and recurrent_state of a slot in every layer.
     fn zero_slot(&self, cache: &mut Self::Cache, slot: u32) -> Result<(), Error>;
+    /// Sets every byte of a slot in every layer.
+    fn set_slot(&self, cache: &mut Self::Cache, slot: u32, byte: u8) -> Result<(), Error>;
+    /// Whether every byte of a slot is this, in every layer.
+    fn slot_holds(&self, cache: &Self::Cache, slot: u32, byte: u8) -> Result<bool, Error>;
     /// Whether every element of a slot is +0 in every layer.
-    fn slot_is_zero(&self, cache: &Self::Cache, slot: u32) -> Result<bool, Error>;
+    fn slot_is_zero(&self, cache: &Self::Cache, slot: u32) -> Result<bool, Error> {
+        self.slot_holds(cache, slot, 0)
+    }
     /// sha256 of a slot's bytes, all layers.
     fn slot_digest(&self, cache: &Self::Cache, slot: u32) -> Result<String, Error>;
     /// Fills a slot with values a fault chooses: `value(i)` for the i-th element over all layers.
@@ -266,8 +315,10 @@ pub trait Backend: Sized {
 
     /// sha256 of a page's bytes, K and V of all layers.
     fn page_digest(&self, cache: &Self::Cache, page: u32) -> Result<String, Error>;
-    /// Fills a page with NaN in every layer.
-    fn poison_page(&self, cache: &mut Self::Cache, page: u32) -> Result<(), Error>;
+    /// Sets every byte of a page, K and V of all layers.
+    fn set_page(&self, cache: &mut Self::Cache, page: u32, byte: u8) -> Result<(), Error>;
+    /// Whether every byte of a page is this.
+    fn page_holds(&self, cache: &Self::Cache, page: u32, byte: u8) -> Result<bool, Error>;
 
     /// `x[t] = E[token[t]]`
     fn embed(&self, x: &mut Self::Buf, table: &Self::Matrix, tokens: &[u32]) -> Result<(), Error>;
@@ -377,6 +428,7 @@ pub trait Backend: Sized {
         rows: usize,
     ) -> Result<(), Error> {
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.wrote("norm", n, rows)?;
         self.linear(out, n, w, rows)
     }
     /// Fused: `x += y Wᵀ`; `mixed` is scratch.
@@ -403,7 +455,9 @@ pub trait Backend: Sized {
     ) -> Result<(), Error> {
         let (n, gate_up) = scratch;
         self.rms_norm(n, x, norm.0, norm.1, rows)?;
+        self.wrote("norm", n, rows)?;
         self.linear(gate_up, n, w, rows)?;
+        self.wrote("gate_up", gate_up, rows)?;
         self.swiglu(act, gate_up, rows)
     }
     /// Fused: `logits[i] = rms_norm(x[rows[i]]) Wᵀ`; the pair is scratch.
@@ -417,7 +471,9 @@ pub trait Backend: Sized {
         head: &Self::Matrix,
     ) -> Result<(), Error> {
         self.select(selected, x, rows)?;
-        self.norm_linear(logits, n, selected, norm, head, rows.len())
+        self.rms_norm(n, selected, norm.0, norm.1, rows.len())?;
+        self.wrote_rows("norm", n, rows)?;
+        self.linear(logits, n, head, rows.len())
     }
     /// Fused: convolution, delta rule and gated norm. `o` is the result, `qkv` scratch.
     fn gated_delta_net(
@@ -430,7 +486,9 @@ pub trait Backend: Sized {
         batch: &Batch,
     ) -> Result<(), Error> {
         self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.wrote("conv", qkv, batch.rows())?;
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
     }
     /// Which experts each row takes, and with what weight, from the router's logits `[rows, E]`: softmax, the `k` largest,

@@ -69,6 +69,16 @@ impl<B: Backend> MoeScratch<B> {
     }
 }
 
+impl<B: Backend> MoeScratch<B> {
+    /// Fills every buffer with NaN.
+    pub(crate) fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        let MoeScratch { logits, taken, gate_up, act, out, shared_gate_up, shared_act, shared_gate } = self;
+        [logits, taken, gate_up, act, out, shared_gate_up, shared_act, shared_gate]
+            .into_iter()
+            .try_for_each(|buf| backend.poison_buf(buf))
+    }
+}
+
 /// Everything a mixture of experts reads and writes.
 pub struct MoeLayer<'a, B: Backend> {
     /// residual stream `[rows, H]`, in place
@@ -158,6 +168,7 @@ pub(super) fn experts<B: Backend>(
         b.linear(&mut s.gate_up, &s.taken, &l.weights.gate_up[e], rows.len())?;
         b.swiglu(&mut s.act, &s.gate_up, rows.len())?;
         b.linear(&mut s.out, &s.act, &l.weights.down[e], rows.len())?;
+        b.wrote_rows("expert", &s.out, &rows)?;
         b.add_weighted(l.mixed, &s.out, &rows, &weights)?;
     }
     Ok(())
@@ -175,10 +186,14 @@ pub(super) fn shared_expert<B: Backend>(b: &B, l: &mut MoeLayer<'_, B>, rows: us
 
 pub(super) fn moe<B: Backend>(b: &B, mut l: MoeLayer<'_, B>, rows: usize) -> Result<(), Error> {
     b.rms_norm(l.n, l.x, l.norm.0, l.norm.1, rows)?;
+    b.wrote("norm", l.n, rows)?;
     b.linear(&mut l.scratch.logits, l.n, &l.weights.gate, rows)?;
+    b.wrote("router", &l.scratch.logits, rows)?;
     let routing = b.route(&l.scratch.logits, l.weights.k, l.weights.normalise, rows)?;
     b.experts(&mut l, &routing, rows)?;
+    b.wrote("experts", l.mixed, rows)?;
     b.shared_expert(&mut l, rows)?;
+    b.wrote("shared_expert", l.mixed, rows)?;
     b.add(l.x, l.mixed, rows)
 }
 

@@ -83,7 +83,7 @@ impl<B: Backend> Engine<B> {
             Fault::CaptureLiveSlot => {
                 let size = batch.segments.len();
                 if self.broken.recorded.insert(size, Vec::new()).is_none() {
-                    self.forward(&decode((1..=size).map(|slot| (0, null(slot as u32))).collect()))?;
+                    self.warm_up(&decode((1..=size).map(|slot| (0, null(slot as u32))).collect()))?;
                 }
                 self.forward(batch)
             }

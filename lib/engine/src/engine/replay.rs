@@ -36,6 +36,15 @@ impl<B: Backend> Engine<B> {
         known: &BTreeMap<u64, Known>,
         emit: &mut dyn FnMut(Event),
     ) -> Result<bool, Error> {
+        let worked = self.try_replay(known, emit);
+        self.sound(worked, emit)
+    }
+
+    fn try_replay(
+        &mut self,
+        known: &BTreeMap<u64, Known>,
+        emit: &mut dyn FnMut(Event),
+    ) -> Result<bool, Error> {
         while let Some(index) = self.scheduler.admit()? {
             let s = &self.scheduler.running[index];
             if known.contains_key(&s.request.ordinal) {

@@ -1,5 +1,6 @@
 //! What accumulates beside a sequence, over its preemptions: its fingerprint, its random stream, its text.
 
+use super::trace::Gathered;
 use crate::Error;
 use crate::reply::Reply;
 use crate::sampler::Stream;
@@ -19,6 +20,10 @@ pub(super) struct Track {
     /// its text, where that is looked at before the end
     pub(super) reply: Option<Reply>,
     chunks: u64,
+    /// its first value that is not finite has been reported
+    pub(super) nonfinite: bool,
+    /// for its `trace` record, when there is to be one
+    pub(super) trace: Option<Gathered>,
 }
 
 impl Track {
@@ -31,7 +36,14 @@ impl Track {
             admitted: Instant::now(),
             reply: (params.stream || !params.stop.is_empty()).then(|| Reply::new(params)),
             chunks: 0,
+            nonfinite: false,
+            trace: None,
         }
+    }
+
+    /// The same with a trace, if there is one.
+    pub(super) fn traced(self, trace: Option<Gathered>) -> Self {
+        Track { trace, ..self }
     }
 
     /// What the reply has grown by since the last chunk; `text` when there is a tokenizer.

@@ -75,6 +75,9 @@ impl<B: Backend> DecoderLayer<B> {
         dispatcher: &mut Dispatcher<B>,
         decision: Option<Decision>,
     ) -> Result<Path, Error> {
+        if let Some(watch) = step.b.watching() {
+            watch.enter(Some(self.index));
+        }
         let Step { b, batch, rope } = *step;
         let rows = batch.rows();
         let input_norm = (&self.input_layernorm, self.eps);
@@ -85,14 +88,23 @@ impl<B: Backend> DecoderLayer<B> {
                 let mlp = mlp.fused(self.index, (&mut s.x, &mut s.n, &mut s.mixed), norm);
                 let scratch = (&mut s.gdn_proj, &mut s.qkv, &mut s.o, &mut s.gate_up, &mut s.act);
                 b.coop_gdn(gdn.coop(mlp, scratch, cache, input_norm), batch)?;
+                // what a launch of a whole layer leaves of its phases, for backends that cannot be looked at in between
+                b.wrote("in_proj", &s.gdn_proj, rows)?;
+                b.wrote("gated_norm", &s.o, rows)?;
+                b.wrote("layer", &s.x, rows)?;
                 return Ok(Path::Coop);
             }
             (TokenMixer::GatedDeltaNet(gdn), _) => gdn.forward(b, batch, cache, s, input_norm)?,
             (TokenMixer::GatedAttention(attention), mlp) => {
                 if let (Some(decision), Some(mlp)) = (decision.filter(|d| d.path == Path::Coop), mlp) {
                     match self.coop(step, (attention, mlp), cache, s, dispatcher) {
-                        Ok(()) => return Ok(Path::Coop),
-                        Err(e @ Error::Counter(_)) => return Err(e),
+                        Ok(()) => {
+                            b.wrote("qk_norm", &s.attn_proj, rows)?;
+                            b.wrote("attention", &s.attn, rows)?;
+                            b.wrote("layer", &s.x, rows)?;
+                            return Ok(Path::Coop);
+                        }
+                        Err(e @ Error::Counter { .. }) => return Err(e),
                         Err(_) if dispatcher.fault() == Some(Fault::SilentFallback) => {}
                         Err(e) => dispatcher.fallback(self.index, &decision, e)?,
                     }
@@ -108,6 +120,7 @@ impl<B: Backend> DecoderLayer<B> {
             }
             _ => self.mlp.forward(b, s, norm, rows)?,
         }
+        b.wrote("mlp", &s.x, rows)?;
         match (dispatcher.fault(), decision) {
             (Some(Fault::SilentFallback), Some(decision)) => Ok(decision.path),
             _ => Ok(path),

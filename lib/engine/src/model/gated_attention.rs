@@ -41,9 +41,13 @@ impl<B: Backend> GatedAttention<B> {
     ) -> Result<(), Error> {
         let rows = batch.rows();
         b.norm_linear(&mut s.attn_proj, &mut s.n, &s.x, norm, &self.qkv_proj, rows)?;
+        b.wrote("qkv_proj", &s.attn_proj, rows)?;
         b.qk_norm_rope_kv(&mut s.attn_proj, cache, &self.qk_norm(rope), batch)?;
+        b.wrote("qk_norm", &s.attn_proj, rows)?;
         b.attention(&mut s.attn, &s.attn_proj, cache, &self.shape, batch)?;
-        b.linear_add(&mut s.x, &mut s.mixed, &s.attn, &self.o_proj, rows)
+        b.wrote("attention", &s.attn, rows)?;
+        b.linear_add(&mut s.x, &mut s.mixed, &s.attn, &self.o_proj, rows)?;
+        b.wrote("o_proj", &s.x, rows)
     }
 
     pub(super) fn qk_norm<'a>(&'a self, rope: &'a B::Rope) -> QkNorm<'a, B> {

@@ -53,8 +53,11 @@ impl<B: Backend> GatedDeltaNet<B> {
     ) -> Result<(), Error> {
         let rows = batch.rows();
         b.norm_linear(&mut s.gdn_proj, &mut s.n, &s.x, norm, &self.in_proj, rows)?;
+        b.wrote("in_proj", &s.gdn_proj, rows)?;
         b.gated_delta_net(&mut s.o, &mut s.qkv, &s.gdn_proj, &self.args(), cache, batch)?;
-        b.linear_add(&mut s.x, &mut s.mixed, &s.o, &self.out_proj, rows)
+        b.wrote("gated_norm", &s.o, rows)?;
+        b.linear_add(&mut s.x, &mut s.mixed, &s.o, &self.out_proj, rows)?;
+        b.wrote("out_proj", &s.x, rows)
     }
 
     /// The whole layer, to be one launch.

@@ -94,6 +94,7 @@ impl<B: Backend> Mlp<B> {
         rows: usize,
     ) -> Result<(), Error> {
         b.norm_swiglu(&mut s.act, (&mut s.n, &mut s.gate_up), &s.x, norm, &self.gate_up, rows)?;
+        b.wrote("swiglu", &s.act, rows)?;
         b.linear_add(&mut s.x, &mut s.mixed, &s.act, &self.down_proj, rows)
     }
 

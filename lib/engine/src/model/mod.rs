@@ -92,22 +92,28 @@ impl<B: Backend> Model<B> {
         let attention = || self.layers.iter().enumerate().filter(|(_, l)| l.is_attention()).map(|(i, _)| i);
         let intent: Vec<Decision> = attention().map(|i| dispatcher.decide(backend, i, batch)).collect();
         let wanted = batch.logit_rows.len();
+        dispatcher.begin_step();
         let step = Step { b: backend, batch, rope: &self.rope };
         let knobs = dispatcher.config().clone();
         let outcomes = backend.step(batch, &intent, &knobs, &mut || {
             let mut decisions = intent.iter();
             let mut outcomes = Vec::with_capacity(intent.len());
             backend.embed(&mut scratch.x, &self.embed_tokens, &batch.tokens)?;
+            backend.wrote("embed", &scratch.x, batch.rows())?;
             for layer in &self.layers {
                 let decision = if layer.is_attention() { decisions.next().copied() } else { None };
                 let path = layer.forward(&step, cache, scratch, dispatcher, decision)?;
                 outcomes.extend(decision.map(|_| path));
+            }
+            if let Some(watch) = backend.watching() {
+                watch.enter(None);
             }
             if wanted > 0 {
                 let norm = (&self.norm, self.config.rms_norm_eps);
                 let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
                 let between = (&mut scratch.mixed, &mut scratch.n);
                 backend.lm_head(&mut scratch.logits, between, &scratch.x, &batch.logit_rows, norm, head)?;
+                backend.wrote_rows("lm_head", &scratch.logits, &batch.logit_rows)?;
                 backend.argmax(&mut scratch.top, &scratch.logits, wanted)?;
             }
             Ok(outcomes)

@@ -64,6 +64,20 @@ impl<B: Backend> Scratch<B> {
     }
 }
 
+impl<B: Backend> Scratch<B> {
+    /// Fills every buffer with NaN: a step that reads what it has not written shows it.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn poison(&mut self, backend: &B) -> Result<(), Error> {
+        let Scratch { x, n, mixed, gdn_proj, attn_proj, qkv, o, attn, gate_up, act, moe, logits, top } = self;
+        for buf in [x, n, mixed, gdn_proj, attn_proj, qkv, o, attn, gate_up, act, logits, top] {
+            backend.poison_buf(buf)?;
+        }
+        moe.as_mut().map_or(Ok(()), |moe| moe.poison(backend))
+    }
+}
+
 impl GdnShape {
     /// The shape of a config's linear-attention layers; `state_layer` counts them from 0.
     pub fn of(c: &Config, state_layer: usize) -> Self {

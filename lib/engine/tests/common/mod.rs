@@ -7,7 +7,7 @@ use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
 use cute_engine::model::{Model, Scratch};
 use cute_engine::{Engine, EngineConfig, Event, Knobs, Output, Request, SamplingParams};
-use cute_records::{Finding, State};
+use cute_records::{Finding, State, Trace};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -48,6 +48,7 @@ pub struct Run {
     pub outputs: Vec<Output>,
     pub states: Vec<State>,
     pub findings: Vec<Finding>,
+    pub traces: Vec<Trace>,
     pub log: Vec<String>,
 }
 
@@ -112,12 +113,14 @@ pub fn run_on<B: Backend>(
             .unwrap();
     }
     let (mut outputs, mut states, mut findings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut traces = Vec::new();
     while engine
         .step(&mut |event| match event {
             Event::State(s) => states.push(s),
             Event::Finished(o) => outputs.push(*o),
             Event::Finding(f) => findings.push(f),
             Event::Chunk(_) => {}
+            Event::Trace(t) => traces.push(*t),
         })
         .unwrap()
     {}
@@ -127,7 +130,7 @@ pub fn run_on<B: Backend>(
     }
     outputs.sort_by_key(|o| o.request.ordinal);
     let log = log.lock().unwrap().clone();
-    Run { outputs, states, findings, log }
+    Run { outputs, states, findings, traces, log }
 }
 
 /// What transformers computed for a golden model.

@@ -59,7 +59,7 @@ impl Entries for Loose {
             Some(PoolBug::HandedOutTwice) if self.calls.is_multiple_of(9) => self.free.front().copied(),
             _ => self.free.pop_front(),
         };
-        let id = id.ok_or(Error::Ownership("no free entry".into()))?;
+        let id = id.ok_or(Error::ownership("no free entry".into()))?;
         let entry = &mut self.entries[id as usize];
         *entry = (Some(owner), entry.1 + u64::from(self.bug != Some(PoolBug::SameEpoch) || entry.1 == 0));
         self.used += 1;

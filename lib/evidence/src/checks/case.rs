@@ -10,7 +10,7 @@ use super::state::States;
 use crate::detect::{self, Labelled};
 use cute_records::{
     Completion, Count, Dispatch, Event, Finding, Ledger, Model, Parsed, Pool, Record, Run, RunScore,
-    Severity, Source, Timing, Verdict,
+    Severity, Source, Timing, Trace, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -34,6 +34,8 @@ pub struct Leg {
     pub log_events: Count,
     /// dispatch decisions
     pub dispatch: Vec<Dispatch>,
+    /// how its requests were served
+    pub traces: Vec<Trace>,
 }
 
 /// Everything a stream said.
@@ -124,6 +126,10 @@ impl Case {
             }
             Record::Event(e) => self.event(e),
             Record::State(s) => self.states.note(s),
+            Record::Trace(t) => {
+                let name = self.producer();
+                self.leg(&name).traces.push(t.clone());
+            }
             Record::Timing(t) => self.timings.push(t.clone()),
             Record::Finding(f) => self.findings.push(f.clone()),
             Record::End(end) if end.tool == "cute-generate" => self.chunks.end(end),
@@ -144,11 +150,7 @@ impl Case {
     }
 
     fn completion(&mut self, mut c: Completion) {
-        let name = match &c.leg {
-            Some(leg) => leg.clone(),
-            None if self.producers > 1 => format!("producer {}", self.producers),
-            None => String::new(),
-        };
+        let name = c.leg.clone().unwrap_or_else(|| self.producer());
         if c.leg.is_none()
             && let Some(at) = self.runs.iter().rposition(|r| r.digests.contains_key("model"))
         {
@@ -163,6 +165,11 @@ impl Case {
         let leg = self.leg(&name);
         leg.completions.push(c);
         leg.labels.push(labelled);
+    }
+
+    /// The leg of what names none.
+    fn producer(&self) -> String {
+        if self.producers > 1 { format!("producer {}", self.producers) } else { String::new() }
     }
 
     /// The leg of this name, made if it is new.

@@ -16,6 +16,7 @@
 //! | [`server`] | trouble that a server logged |
 //! | [`state`] | slots and pages: zero on acquire, one owner, epochs, balanced pools |
 //! | [`chunks`] | streamed replies are their chunks |
+//! | [`trace`] | how requests were served, against replies, pools and the log |
 //! | [`stream`] | ends, missing rows, duplicated rows |
 
 pub mod case;
@@ -30,6 +31,7 @@ pub mod repeat;
 pub mod server;
 pub mod state;
 pub mod stream;
+pub mod trace;
 
 pub use case::{Case, Leg};
 pub use dispatch::{Expectations, Layers, Path};
@@ -113,6 +115,7 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
     out.extend(case.states.findings());
     out.extend(state::pools(&case.ledger));
     out.extend(case.chunks.findings());
+    out.extend(trace::check(case));
     out.extend(repeat::check(case));
     out.extend(paths::check(case));
     out.extend(output::check(case));

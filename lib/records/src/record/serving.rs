@@ -404,6 +404,62 @@ pub struct State {
     pub free: u64,
 }
 
+/// `trace`: how a request was served, launch by launch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Trace {
+    /// name of the request
+    pub id: String,
+    /// position over the whole stream, 0-based
+    pub ordinal: u64,
+    /// pieces that W_O's inputs are cut into, for each key/value head
+    pub wo_split: u64,
+    /// steps it was in, by kind: `prefill`, `decode`
+    pub steps: Count,
+    /// its decode steps, by the tokens that were active in them
+    pub active_tokens: Count,
+    /// the full-attention layers, ascending; none without a decode step
+    pub layers: Vec<TraceLayer>,
+    /// recurrent slot, the last one where it was preempted
+    pub slot: u32,
+    /// epoch of that slot
+    pub epoch: u64,
+    /// KV pages it held, in order
+    pub kv_pages: Vec<u32>,
+    /// bytes from the start of the KV memory to each of them
+    pub page_offsets: Vec<u64>,
+    /// addresses in hexadecimal: `recurrent` of its slot's state in the first linear layer, `kv` of the KV memory
+    pub buffers: BTreeMap<String, String>,
+    /// slots free when it was admitted, behind its own
+    pub slots_free: u64,
+    /// slots used then, its own included
+    pub slots_used: u64,
+    /// KV pages free then
+    pub pages_free: u64,
+    /// KV pages used then; it had none yet
+    pub pages_used: u64,
+    /// why it ended
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
+    /// sha256 of the generated token ids (little-endian u32)
+    pub token_sha256: String,
+    /// sha256 over every step's largest logit (its exact bits) and its token id
+    pub fingerprint: String,
+}
+
+/// A full-attention layer in the decode steps of one request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceLayer {
+    /// global layer index
+    pub layer: u32,
+    /// steps by the path that ran: `coop`, `lite`, `paged`
+    pub paths: Count,
+    /// how often each workspace was zeroed in these steps; absent where kernels do it, or nothing is fused
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets: Option<Count>,
+    /// addresses of its workspaces, in hexadecimal
+    pub buffers: BTreeMap<String, String>,
+}
+
 /// `timing`: a measured duration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Timing {

@@ -68,6 +68,15 @@ impl KvPages {
         self.offset(page, 0, 0)..self.offset(page + 1, 0, 0)
     }
 
+    /// Where the pool lies.
+    pub(super) fn address(&self) -> u64 {
+        match &self.data {
+            Data::F32(v) => v.as_ptr() as u64,
+            Data::Bf16(v) => v.as_ptr() as u64,
+            Data::Fp8(v) => v.as_ptr() as u64,
+        }
+    }
+
     /// sha256 of a page's bytes.
     pub(super) fn digest(&self, page: u32) -> String {
         let mut hasher = Hasher::new();
@@ -80,13 +89,23 @@ impl KvPages {
         hasher.hex()
     }
 
-    /// Fills a page with NaN.
-    pub(super) fn poison(&mut self, page: u32) {
+    /// Sets every byte of a page.
+    pub(super) fn set(&mut self, page: u32, byte: u8) {
         let at = self.elements(page);
         match &mut self.data {
-            Data::F32(v) => v[at].fill(f32::NAN),
-            Data::Bf16(v) => v[at].fill(bf16::NAN),
-            Data::Fp8(v) => v[at].fill(F8E4M3::from_bits(0xff)),
+            Data::F32(v) => v[at].fill(f32::from_ne_bytes([byte; 4])),
+            Data::Bf16(v) => v[at].fill(bf16::from_ne_bytes([byte; 2])),
+            Data::Fp8(v) => v[at].fill(F8E4M3::from_bits(byte)),
+        }
+    }
+
+    /// Whether every byte of a page is this.
+    pub(super) fn holds(&self, page: u32, byte: u8) -> bool {
+        let at = self.elements(page);
+        match &self.data {
+            Data::F32(v) => super::all_are(&v[at], u32::from_ne_bytes([byte; 4])),
+            Data::Bf16(v) => v[at].iter().all(|x| x.to_bits() == u16::from_ne_bytes([byte; 2])),
+            Data::Fp8(v) => v[at].iter().all(|x| x.to_bits() == byte),
         }
     }
 

@@ -6,7 +6,7 @@ mod gdn;
 pub mod linear;
 pub mod math;
 
-use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm};
+use super::{AttentionShape, Backend, CacheShape, DeltaGate, GdnShape, QkNorm, Watch};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::fault::Fault;
@@ -68,6 +68,8 @@ pub struct Cpu {
     pub resident_cap: Option<usize>,
     /// the fault to inject, if any
     pub fault: Option<Fault>,
+    /// where operations report to, when they are watched
+    pub watch: Option<Watch>,
 }
 
 impl Backend for Cpu {
@@ -136,8 +138,22 @@ impl Backend for Cpu {
     fn rope(&self, rope: Rope) -> Result<Rope, Error> {
         Ok(rope)
     }
+    fn address(&self, buf: &Buf) -> u64 {
+        buf.data.as_ptr() as u64
+    }
+    fn cache_addresses(&self, cache: &Cache, slot: u32) -> [u64; 2] {
+        let state = cache.states(slot).next().map_or(0, |state| state.as_ptr() as u64);
+        [state, cache.kv.address()]
+    }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         Ok(buf.data[..rows * buf.width].to_vec())
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+    fn watching(&self) -> Option<&Watch> {
+        self.watch.as_ref()
     }
 
     fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
@@ -149,8 +165,11 @@ impl Backend for Cpu {
         }
         Ok(())
     }
-    fn slot_is_zero(&self, cache: &Cache, slot: u32) -> Result<bool, Error> {
-        Ok(cache.states(slot).all(all_zero))
+    fn set_slot(&self, cache: &mut Cache, slot: u32, byte: u8) -> Result<(), Error> {
+        self.fill_slot(cache, slot, &mut || f32::from_ne_bytes([byte; 4]))
+    }
+    fn slot_holds(&self, cache: &Cache, slot: u32, byte: u8) -> Result<bool, Error> {
+        Ok(cache.states(slot).all(|values| all_are(values, u32::from_ne_bytes([byte; 4]))))
     }
     fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
         let mut hasher = Hasher::new();
@@ -171,8 +190,15 @@ impl Backend for Cpu {
     fn page_digest(&self, cache: &Cache, page: u32) -> Result<String, Error> {
         Ok(cache.kv.digest(page))
     }
-    fn poison_page(&self, cache: &mut Cache, page: u32) -> Result<(), Error> {
-        cache.kv.poison(page);
+    fn set_page(&self, cache: &mut Cache, page: u32, byte: u8) -> Result<(), Error> {
+        cache.kv.set(page, byte);
+        Ok(())
+    }
+    fn page_holds(&self, cache: &Cache, page: u32, byte: u8) -> Result<bool, Error> {
+        Ok(cache.kv.holds(page, byte))
+    }
+    fn poison_buf(&self, buf: &mut Buf) -> Result<(), Error> {
+        buf.data.fill(f32::NAN);
         Ok(())
     }
 
@@ -359,10 +385,10 @@ fn available_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// True when every bit of every value is zero.
+/// True when every value has these bits.
 #[multiversion(targets("x86_64+avx2", "aarch64+neon"))]
-fn all_zero(values: &[f32]) -> bool {
-    values.iter().fold(0, |bits, x| bits | x.to_bits()) == 0
+fn all_are(values: &[f32], word: u32) -> bool {
+    values.iter().fold(0, |bits, x| bits | (x.to_bits() ^ word)) == 0
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2", "aarch64+neon"))]

@@ -20,6 +20,7 @@ pub struct Cache {
     ring: Ptr,
     /// partial results of decode attention, `[sequence, head, piece, head_dim + 2]`
     pub(super) pieces: Ptr,
+    pub(super) pieces_bytes: usize,
     /// pieces of a sequence of the longest length
     pub(super) max_pieces: usize,
     layers: usize,
@@ -48,6 +49,7 @@ impl Cache {
             recurrent: memory.zeroed(layers * shape.num_slots * recurrent_len * 4)?,
             ring: memory.zeroed(layers * shape.num_slots * ring_len * 4)?,
             pieces: memory.alloc(part * 4)?,
+            pieces_bytes: part * 4,
             max_pieces,
             layers,
             slots: shape.num_slots,
@@ -64,6 +66,10 @@ impl Cache {
     /// Ring of all slots of a linear layer.
     pub(super) fn ring(&self, layer: usize) -> Ptr {
         self.ring + (layer * self.slots * self.ring_len * 4) as u64
+    }
+    /// Slots, the reserved slot 0 included.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots as u32
     }
     /// Address and bytes of a page.
     pub(super) fn page(&self, page: u32) -> (Ptr, usize) {

@@ -8,6 +8,7 @@ mod api;
 mod arena;
 mod batch;
 mod cache;
+mod capture;
 pub mod compiler;
 pub mod cubin;
 pub mod driver;
@@ -31,7 +32,7 @@ pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
 pub use weights::{Matrix, Vector};
 
-use super::{CacheShape, GdnShape};
+use super::{CacheShape, GdnShape, Watch};
 use crate::Error;
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -129,6 +130,12 @@ pub struct Cuda {
     gdn_chunks: Cell<Ptr>,
     /// entry and exit of each phase and block, `[layer, phase, block, 2]`
     timings: Ptr,
+    /// where operations report to, when they are watched
+    watch: Option<Watch>,
+    /// address and bytes of what prompts and attention are computed in, once the cache is there
+    workspaces: RefCell<Vec<(Ptr, usize)>>,
+    /// what recordings are held to
+    captures: capture::Captures,
 }
 
 /// Most rows of a cooperative launch.
@@ -175,6 +182,9 @@ impl Cuda {
             narrow_rows: Cell::new(0),
             delta_scalars: Cell::new(0),
             gdn_chunks: Cell::new(0),
+            watch: None,
+            workspaces: RefCell::default(),
+            captures: capture::Captures::default(),
             memory,
         })
     }
@@ -205,7 +215,7 @@ impl Cuda {
         ] {
             self.gpu().fill(at, byte, bytes)?;
         }
-        Ok(())
+        self.workspaces.borrow().iter().try_for_each(|(at, bytes)| self.gpu().fill(*at, byte, *bytes))
     }
 
     /// Steps recorded so far.
@@ -274,17 +284,7 @@ impl Cuda {
                 return Ok(outcomes);
             }
         }
-        self.gpu().begin_capture()?;
-        let outcomes = match ops() {
-            Ok(outcomes) => outcomes,
-            Err(e) => {
-                self.gpu().end_capture(false)?;
-                return Err(e);
-            }
-        };
-        let Some(graph) = self.gpu().end_capture(true)? else {
-            return Err(Error::Device("a recorded step came back empty".into()));
-        };
+        let (graph, outcomes) = self.record(batch, ops)?;
         self.gpu().replay(graph)?;
         self.graphs.borrow_mut().insert(key, Some((graph, outcomes.clone())));
         Ok(outcomes)
@@ -310,21 +310,24 @@ impl Cuda {
     fn make_cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         let cache = Cache::new(&self.memory, config, shape, self.options.fault)?;
         let s = GdnShape::of(config, 0);
-        let scalars = shape.max_rows * s.num_v_heads * units::DELTA_SCALARS;
-        self.delta_scalars.set(self.memory.zeroed(scalars * 4)?);
+        let workspace = |bytes: usize| {
+            let at = self.memory.zeroed(bytes)?;
+            self.workspaces.borrow_mut().push((at, bytes));
+            Ok::<Ptr, Error>(at)
+        };
+        self.workspaces.borrow_mut().push((cache.pieces, cache.pieces_bytes));
+        self.delta_scalars.set(workspace(shape.max_rows * s.num_v_heads * units::DELTA_SCALARS * 4)?);
         if self.options.gdn_chunked {
-            self.gdn_chunks.set(self.memory.alloc(units::chunk_bytes(
-                &s,
-                shape.max_rows,
-                shape.num_slots,
-            ))?);
+            let bytes = units::chunk_bytes(&s, shape.max_rows, shape.num_slots);
+            self.gdn_chunks.set(workspace(bytes)?);
         }
         if self.tensor_cores {
             let heads = config.num_attention_heads * config.head_dim;
             let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);
-            self.narrow_rows.set(self.memory.alloc(shape.max_rows * widest * 2)?);
+            self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
         }
+        *self.captures.cache.borrow_mut() = Some(cache.clone());
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
         *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);
         Ok(cache)

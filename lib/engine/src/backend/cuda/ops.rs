@@ -6,7 +6,7 @@ use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int,
 use crate::Error;
 use crate::backend::{
     AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    Regions, StepOps, Workspace,
+    Regions, StepOps, Watch, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -109,7 +109,7 @@ impl Cuda {
     }
 
     /// sha256 of parts of the device's memory.
-    fn digest(&self, parts: impl Iterator<Item = (Ptr, usize)>) -> Result<String, Error> {
+    pub(super) fn digest(&self, parts: impl Iterator<Item = (Ptr, usize)>) -> Result<String, Error> {
         let mut hasher = Hasher::new();
         for (at, bytes) in parts {
             let mut part = vec![0; bytes];
@@ -117,6 +117,23 @@ impl Cuda {
             hasher.update(&part);
         }
         Ok(hasher.hex())
+    }
+
+    /// Whether every byte of parts of the device's memory is this.
+    fn holds(&self, parts: impl Iterator<Item = (Ptr, usize)>, byte: u8) -> Result<bool, Error> {
+        let flag = self.argmax;
+        self.gpu().fill(flag, 0, 4)?;
+        let kernel = self.kernel(units::plain("elementwise.cu"), "any_other", 0)?;
+        for (at, bytes) in parts {
+            let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
+            let launch =
+                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
+            let word = Arg::U32(u32::from_ne_bytes([byte; 4]));
+            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4), word])?;
+        }
+        let mut found = [0u8; 4];
+        self.gpu().download(&mut found, flag)?;
+        Ok(found == [0; 4])
     }
 
     fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
@@ -192,6 +209,15 @@ impl Backend for Cuda {
         let (cos, sin) = rope.tables();
         Ok(Rope { cos: Vector::load(&self.memory, cos)?.at, sin: Vector::load(&self.memory, sin)?.at })
     }
+    fn address(&self, buf: &Buf) -> u64 {
+        buf.at
+    }
+    fn cache_addresses(&self, cache: &Cache, slot: u32) -> [u64; 2] {
+        [cache.parts(slot).next().map_or(0, |(at, _)| at), cache.kv]
+    }
+    fn workspace_addresses(&self, ws: &Workspace<Self>) -> Vec<(&'static str, u64)> {
+        vec![("wo_output", self.slots), ("act", ws.act.at), ("counters", self.counters)]
+    }
     fn read(&self, buf: &Buf, rows: usize) -> Result<Vec<f32>, Error> {
         let rows = rows.min(buf.rows);
         let mut padded = vec![0f32; rows * buf.ld];
@@ -212,22 +238,41 @@ impl Backend for Cuda {
         self.add_regions(layer, regions)
     }
 
-    fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
-        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu().fill(at, 0, bytes))
+    fn watch(&mut self, watch: Watch) {
+        self.options.graphs = false; // what is recorded does not run, and cannot be looked at
+        self.watch = Some(watch);
     }
-    fn slot_is_zero(&self, cache: &Cache, slot: u32) -> Result<bool, Error> {
-        let flag = self.argmax;
-        self.gpu().fill(flag, 0, 4)?;
-        let kernel = self.kernel(units::plain("elementwise.cu"), "any_bits", 0)?;
-        for (at, bytes) in cache.parts(slot) {
-            let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
-            let launch =
-                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
-            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4)])?;
+    fn watching(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    fn watch_captures(&mut self) {
+        self.captures.watched = true;
+    }
+    fn changed_by_capture(&self) -> Vec<(&'static str, u32)> {
+        self.changed()
+    }
+
+    fn poison_buf(&self, buf: &mut Buf) -> Result<(), Error> {
+        if buf.width == buf.ld {
+            return self.gpu().fill(buf.at, 0xff, buf.rows * buf.ld * 4);
         }
-        let mut found = [0u8; 4];
-        self.gpu().download(&mut found, flag)?;
-        Ok(found == [0; 4])
+        // kernels read a row to its padded end, which is zero
+        let row = |i: usize| buf.at + (i * buf.ld * 4) as u64;
+        (0..buf.rows).try_for_each(|i| self.gpu().fill(row(i), 0xff, buf.width * 4))
+    }
+    fn poison_own(&self) -> Result<(), Error> {
+        self.poison(0xff)
+    }
+
+    fn zero_slot(&self, cache: &mut Cache, slot: u32) -> Result<(), Error> {
+        self.set_slot(cache, slot, 0)
+    }
+    fn set_slot(&self, cache: &mut Cache, slot: u32, byte: u8) -> Result<(), Error> {
+        cache.parts(slot).try_for_each(|(at, bytes)| self.gpu().fill(at, byte, bytes))
+    }
+    fn slot_holds(&self, cache: &Cache, slot: u32, byte: u8) -> Result<bool, Error> {
+        self.holds(cache.parts(slot), byte)
     }
     fn slot_digest(&self, cache: &Cache, slot: u32) -> Result<String, Error> {
         self.digest(cache.parts(slot))
@@ -235,9 +280,12 @@ impl Backend for Cuda {
     fn page_digest(&self, cache: &Cache, page: u32) -> Result<String, Error> {
         self.digest(std::iter::once(cache.page(page)))
     }
-    fn poison_page(&self, cache: &mut Cache, page: u32) -> Result<(), Error> {
+    fn set_page(&self, cache: &mut Cache, page: u32, byte: u8) -> Result<(), Error> {
         let (at, bytes) = cache.page(page);
-        self.gpu().fill(at, 0xff, bytes) // NaN in f32, bf16 and e4m3
+        self.gpu().fill(at, byte, bytes)
+    }
+    fn page_holds(&self, cache: &Cache, page: u32, byte: u8) -> Result<bool, Error> {
+        self.holds(std::iter::once(cache.page(page)), byte)
     }
     fn fill_slot(&self, cache: &mut Cache, slot: u32, value: &mut dyn FnMut() -> f32) -> Result<(), Error> {
         for (at, bytes) in cache.parts(slot) {
@@ -504,7 +552,9 @@ impl Backend for Cuda {
             return self.gdn_step(o, proj, args, cache, batch);
         }
         self.causal_conv1d(qkv, proj, args.taps, cache, &args.gate.shape, batch)?;
+        self.wrote("conv", qkv, batch.rows())?;
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
+        self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
     }
     fn fused_mlp(
