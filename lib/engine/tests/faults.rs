@@ -120,7 +120,7 @@ fn stopped(fault: Fault, cancel: Option<u64>) -> (String, Option<Finding>, usize
     let mut emit = |e| match e {
         Event::Finished(_) => ended += 1,
         Event::Finding(f) => assert_eq!(finding.replace(f), None, "one finding"),
-        Event::State(_) | Event::Trace(_) => {}
+        Event::State(_) | Event::Chunk(_) | Event::Trace(_) => {}
     };
     for step in 0..500 {
         if step == 4

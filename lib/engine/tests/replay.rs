@@ -140,7 +140,12 @@ fn a_reply_without_finite_logits_has_its_finding_in_a_resumed_run_too() {
     let known: BTreeMap<u64, Known> = steps
         .iter()
         .flat_map(|(_, outputs, _)| outputs)
-        .map(|o| (o.request.ordinal, Known { tokens: o.token_ids.len(), finish_reason: o.finish_reason }))
+        .map(|o| {
+            (
+                o.request.ordinal,
+                Known { tokens: o.token_ids.len(), finish_reason: o.finish_reason, token_ids: Vec::new() },
+            )
+        })
         .collect();
     let mut again = started_with(broken()).0;
     let mut found = 0;
