@@ -56,13 +56,23 @@ struct Coop {
     }
 };
 
+// The projections of a layer whose last rows have another format than `p`'s: those from p.n up to `width`.
+__device__ __forceinline__ void run_tail(LinearArgs p, const char* w, u32 width, Ring<ROWS>& weights, char* smem) {
+#ifdef TAIL
+    p.w = w, p.out += p.n, p.n = width - p.n;
+    Linear<TAIL, HIDDEN, ROWS, STORE, ROWS == 1> op;
+    op.start(p, weights, blockIdx.x, gridDim.x);
+    op.run(p, weights, smem);
+#endif
+}
+
 // x += down(silu(g) · u) with [g | u] = gate_up(norm(x)): the last two phases of every layer.
 // `gate` has been started before the barrier that made x whole.
 typedef Ring<ROWS> Stages;
-typedef Linear<HIDDEN, SPLITS, ROWS, SWIGLU, ROWS == 1> GateUp;
-typedef Linear<INTERMEDIATE, SPLITS, ROWS, ADD, false> Down;
+typedef Linear<GATE_UP, HIDDEN, ROWS, SWIGLU, ROWS == 1> GateUp;
+typedef Linear<DOWN, INTERMEDIATE, ROWS, ADD, false> Down;
 struct MlpArgs {
-    const u16 *gate_up, *down;
+    const char *gate_up, *down;
     const float* norm;
     float* act; // [rows, lda]
     float eps;

@@ -4,20 +4,22 @@
 //            4 W_O, its inputs in WO_SPLIT slots · 5 sum of the slots, in order, onto the residual (WO_SPLIT > 1) ·
 //            6 norm, gate and up, SwiGLU · 7 down, residual
 //   launch   grid = resident blocks, block 512, cooperative
+//   formats  PROJ, OUT, GATE_UP and DOWN of the weights; TAIL of the projections from row `split` on, if they have another
 //   traffic  the layer's weights once, K and V once
 #include "attention.cuh"
 #include "coop.cuh"
 
 #define WIDTH (V_COLUMN + NKV * HD)
-typedef Linear<HIDDEN, SPLITS, ROWS, STORE, ROWS == 1> Qkv;
-typedef Linear<NH * HD, SPLITS, ROWS, WO_SPLIT == 1 ? ADD : STORE, false> Wo;
+typedef Linear<PROJ, HIDDEN, ROWS, STORE, ROWS == 1> Qkv;
+typedef Linear<OUT, NH * HD, ROWS, WO_SPLIT == 1 ? ADD : STORE, false> Wo;
 
 extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1)
-coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up, const u16* down, const float* norm,
-               float* act, float eps, u32 rows, u32 ldx, u32 lda, const float* input_norm, const u16* qkv_proj,
-               const u16* o_proj, float* proj, float* attn, float* slots, const float* q_norm, const float* k_norm,
+coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_up, const char* down, const float* norm,
+               float* act, float eps, u32 rows, u32 ldx, u32 lda, const float* input_norm, const char* qkv_proj,
+               const char* o_proj, float* proj, float* attn, float* slots, const float* q_norm, const float* k_norm,
                const float* cos, const float* sin, void* pool, float* part, const u32* pages, const u32* positions,
-               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt) {
+               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt,
+               const char* tail, u32 split) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
     Stages weights;
@@ -25,13 +27,14 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const u16* gate_up
     char* smem = SMEM + Stages::BYTES;
     u32 b = blockIdx.x, blocks = gridDim.x, warp = threadIdx.x / 32;
 
-    LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, WIDTH, ldx, ldp};
+    LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, split, ldx, ldp};
     {
         Qkv op;
         op.start(p, weights, b, blocks);
         ENTER(0);
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
         op.run(p, weights, smem);
+        run_tail(p, tail, WIDTH, weights, smem);
         LEAVE(0);
     }
     // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several

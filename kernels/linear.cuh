@@ -1,7 +1,7 @@
 // linear: y = x Wᵀ for up to 16 rows of x, every SM streaming its share of W exactly once.
 //
 //   W   bf16 [N, PIECES · KP], KP = K rounded up to 32 with zeros; a weight of more than 8 bits of mantissa is stored
-//       as the sum of PIECES bf16 pieces, one KP-wide block of the row for each
+//       as the sum of PIECES bf16 pieces, one KP-wide block of the row for each; or packed, as packed.cuh says
 //   x   f32 [M, ldx], every value split into bf16 hi + lo, so that a product keeps 16 bits of x
 //   out f32
 //
@@ -26,15 +26,18 @@
 // before griddepcontrol.wait). More than half of an SM's shared memory is taken: one block an SM is resident, none
 // gets two while another has none, and the next kernel's block starts where this one's has left.
 //
+// Packed weights take the same way: a pair of chunks is a unit, tiles are copied whole, and a stage of as many bytes holds
+// more tiles (one row) or more rounds of the four warps (several). Which warp adds which inputs is as above.
+//
 // RING is the host's choice, by the device's shared memory: 10, 8, 4, 2 or 1 slots for one row; 6, 4 or 2 tiles a stage
 // for several.
 #pragma once
-#include "common.cuh"
+#include "packed.cuh"
 
 enum Epilogue { STORE = 0, ADD = 1, SWIGLU = 2 };
 
 struct LinearArgs {
-    const u16* w;    // [N or 2N, PIECES · KP]
+    const char* w;   // of N or 2N outputs
     const float* x;  // [rows, ldx], zero beyond K
     float* out;      // [rows, ldo]
     const float* norm; // [K], zero-centred, when NORMED
@@ -49,7 +52,7 @@ struct LinearArgs {
 // that its warp fills and takes.
 template <int MAXROWS> struct Ring {
     static constexpr bool ONE = MAXROWS == 1;
-    static constexpr int TILES = ONE ? 1 : RING;   // of a stage
+    static constexpr int TILES = ONE ? 1 : RING;   // of a stage of bf16
     static constexpr int PAIRS = ONE ? 16 : 4;     // of a stage, a warp each
     static constexpr int SLOTS = ONE ? RING : 4;
     static constexpr int PITCH = PAIRS * 128 + 64; // bytes between rows of a stage
@@ -91,18 +94,24 @@ template <int MAXROWS> struct Ring {
     }
 };
 
-template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
+template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     typedef Ring<MAXROWS> Stages;
     static constexpr bool ONE = Stages::ONE;
-    static constexpr int KP = (K + 31) / 32 * 32;
-    static constexpr int CHUNKS = PIECES * KP / 32;        // of 32 inputs
+    static constexpr int XP = (K + 31) / 32 * 32;          // of x
+    static constexpr int KP = W::PACKED ? (K + 127) / 128 * 128 : XP;
+    static constexpr int CHUNKS = W::PIECES * KP / 32;     // of 32 inputs
+    static constexpr int GRAIN = W::PACKED ? 4 : 2;        // chunks that are not torn apart
     static constexpr int V = EPI == SWIGLU ? 2 : 1;        // tiles of W for a tile of outputs: gate, then up
-    static constexpr int T = Stages::TILES;                // tiles of W with sums in registers
-    static constexpr int P = ONE ? 8 : 2;                  // tiles of W with sums in shared memory
+    static constexpr int T = ONE ? W::TILES : RING;        // tiles of W with sums in registers
+    static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;     // of the warps, in a stage
+    static constexpr int P = ONE ? 8 / T * T : 2;          // tiles of W with sums in shared memory
+    static constexpr int RUN = Stages::PAIRS / 2 * W::BLOCK; // bytes of a tile's packed weights that a round takes
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
     static constexpr int SMEM_BYTES = XBYTES + PART * 4 + LINEAR_WARPS * 4; // beside the ring
+    static_assert(T * ROUNDS * RUN <= Stages::SLOT, "a stage of packed weights fits a slot");
+    static_assert(P % V == 0, "gate and up are reduced together");
 
     int tile0, tiles;   // of this block, tiles of outputs
     int chunk0, chunks; // of the inputs' slot
@@ -111,11 +120,11 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
 
     // The first stages of block `b` of `blocks`, for the pairs of slot `slot` of `slots`: nothing here depends on x.
     __device__ __forceinline__ void start(const LinearArgs& a, Stages& ring, int b, int blocks, int slot = 0, int slots = 1) {
-        constexpr int ALL = (CHUNKS + 1) / 2;
-        int warp = threadIdx.x >> 5, all = (a.n + 7) / 8, end = ALL * (slot + 1) / slots * 2;
+        constexpr int ALL = (CHUNKS + GRAIN - 1) / GRAIN;
+        int warp = threadIdx.x >> 5, all = (a.n + 7) / 8, end = ALL * (slot + 1) / slots * GRAIN;
         tile0 = (int)((i64)all * b / blocks);
         tiles = (int)((i64)all * (b + 1) / blocks) - tile0;
-        chunk0 = ALL * slot / slots * 2;
+        chunk0 = ALL * slot / slots * GRAIN;
         chunks = (end < CHUNKS ? end : CHUNKS) - chunk0;
         steps = (chunks + 2 * Stages::PAIRS - 1) / (2 * Stages::PAIRS);
         fill = ONE ? warp : 0;
@@ -124,16 +133,20 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     // This warp's slot of the ring. One row: the warps take all stages, from slots in turn, and warp s fills slot s.
     // Several rows: four warps fill and take their own slot.
     __device__ __forceinline__ static int slot_of_warp() { return threadIdx.x / (ONE ? 32 : 128); }
-    // With several rows, how many stages of one group of tiles belong to this warp: every fourth.
-    __device__ __forceinline__ int turns() const { return (steps - slot_of_warp() + 3) / 4; }
+    // With several rows, how many stages of one group of tiles belong to this warp: of every fourth step, ROUNDS a stage.
+    __device__ __forceinline__ int turns() const { return ((steps - slot_of_warp() + 3) / 4 + ROUNDS - 1) / ROUNDS; }
 
     // Asks for the next stage of this warp's slot, if there is one, once all who take the last one have left.
     __device__ __forceinline__ void refill(const LinearArgs& a, Stages& ring) {
         int lane = threadIdx.x & 31, own = slot_of_warp(), per = ONE ? steps : turns();
         if (per == 0 || own >= Stages::SLOTS) return;
-        int unit = fill / per, step = ONE ? fill % per : own + 4 * (fill % per);
+        int unit = fill / per, step = ONE ? fill % per : own + 4 * ROUNDS * (fill % per);
         int chunk = step * 2 * Stages::PAIRS, left = tiles * V - unit * T;
         if (left <= 0) return;
+        if constexpr (W::PACKED) {
+            refill_packed(a, ring, own, unit * T, left < T ? left : T, chunk);
+            return;
+        }
         u32 bytes = (chunks - chunk < 2 * Stages::PAIRS ? chunks - chunk : 2 * Stages::PAIRS) * 64;
         int rows = (left < T ? left : T) * 8; // of W
         int row = ONE ? lane : lane * 4 + (threadIdx.x >> 5) % 4;
@@ -144,8 +157,32 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             int tile = unit * T + row / 8;
             u32 o = (tile0 + tile / V) * 8 + row % 8;
             o = (o < a.n ? o : a.n - 1) + (tile % V ? a.n : 0);
-            bulk_copy(ring.stage(own) + row * Stages::PITCH, a.w + (u64)o * (PIECES * KP) + (chunk0 + chunk) * 32, bytes,
-                      ring.full(own));
+            bulk_copy(ring.stage(own) + row * Stages::PITCH, a.w + ((u64)o * (W::PIECES * KP) + (chunk0 + chunk) * 32) * 2,
+                      bytes, ring.full(own));
+        }
+        fill += ONE ? Stages::SLOTS : 1;
+        ring.fills++;
+    }
+    // The same for packed weights: `count` tiles of W from `first` on, a copy for each round of each.
+    __device__ __forceinline__ void refill_packed(const LinearArgs& a, Stages& ring, int own, int first, int count, int chunk) {
+        constexpr int FAR = 8 * Stages::PAIRS; // chunks between a stage's rounds: four slots' worth
+        int i = ONE ? threadIdx.x & 31 : (threadIdx.x & 31) * 4 + (threadIdx.x >> 5) % 4;
+        auto blocks = [&](int round) { // that are left, of a round's
+            int left = (chunks - chunk - round * FAR) / 4;
+            return left < Stages::PAIRS / 2 ? (left > 0 ? left : 0) : Stages::PAIRS / 2;
+        };
+        mbarrier_wait(ring.empty(own), (ring.fills & 1) ^ 1);
+        if (i == 0) {
+            int all = 0;
+#pragma unroll
+            for (int r = 0; r < ROUNDS; r++) all += blocks(r);
+            mbarrier_expect(ring.full(own), count * all * W::BLOCK);
+        }
+        __syncwarp();
+        int tile = first + i / ROUNDS, round = i % ROUNDS;
+        if (i < count * ROUNDS && blocks(round) > 0) {
+            u64 of_w = tile0 + tile / V + tile % V * (a.n / 8), block = of_w * (KP / 128) + (chunk0 + chunk + round * FAR) / 4;
+            bulk_copy(ring.stage(own) + i * RUN, a.w + block * W::BLOCK, blocks(round) * W::BLOCK, ring.full(own));
         }
         fill += ONE ? Stages::SLOTS : 1;
         ring.fills++;
@@ -163,7 +200,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
 #pragma unroll
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
-                x[s] = i < KP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
+                x[s] = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
                 sum += x[s].x * x[s].x + x[s].y * x[s].y + x[s].z * x[s].z + x[s].w * x[s].w;
             }
             float r = rsqrtf(block_sum<LINEAR_THREADS>(sum, scratch) / K + a.eps);
@@ -171,7 +208,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                float4 w = *(const float4*)(a.norm + i);
+                float4 w = i < XP ? *(const float4*)(a.norm + i) : make_float4(0, 0, 0, 0);
                 split4(hi + i, lo + i, x[s].x * r * (1 + w.x), x[s].y * r * (1 + w.y), x[s].z * r * (1 + w.z),
                        x[s].w * r * (1 + w.w));
             }
@@ -180,7 +217,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                float4 x = *(const float4*)(a.x + i);
+                float4 x = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
                 split4(hi + i, lo + i, x.x, x.y, x.z, x.w);
             }
         }
@@ -194,11 +231,12 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         *(uint2*)lo = l;
     }
 
-    // Eight inputs of row `row` of x, as four words of hi and of lo.
+    // Eight inputs of row `row` of x, as four words of hi and of lo: of a chunk, or of a half of a packed unit.
     __device__ __forceinline__ void inputs(const LinearArgs& a, const char* smem, int chunk, u32 row, uint4& hi, uint4& lo) {
-        int k = (PIECES == 1 ? chunk : chunk % (KP / 32)) * 32 + (threadIdx.x & 3) * 8;
+        int k = (W::PIECES == 1 ? chunk : chunk % (KP / 32)) * 32 + (threadIdx.x & 3) * 8;
+        if (W::PACKED) k = chunk / 2 * 64 + (threadIdx.x & 3) * 16 + chunk % 2 * 8;
         hi = lo = make_uint4(0, 0, 0, 0);
-        if (row >= a.rows) return;
+        if (row >= a.rows || (KP > XP && k >= XP)) return;
         if (ONE) {
             hi = *(const uint4*)((const u16*)smem + k);
             lo = *(const uint4*)((const u16*)smem + KP + k);
@@ -215,6 +253,10 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
     // `acc` gains the products of this warp's pair of the stage in `slot`, which begins at chunk `first`.
     __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, int first,
                                              const char* smem) {
+        if constexpr (W::PACKED) {
+            multiply_packed(acc, a, ring, slot, first, smem);
+            return;
+        }
         int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
         const char* w = ring.stage(slot) + g * Stages::PITCH + pair * 128 + t * 16;
         first += pair * 2;
@@ -250,6 +292,63 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         ring.leave(slot);
     }
 
+    __device__ __forceinline__ void multiply_packed(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot,
+                                                    int first, const char* smem) {
+        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2;
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++) {
+            int chunk = first + round * 8 * Stages::PAIRS + pair * 2;
+            bool in = chunk < chunks;
+            uint4 hi[2], lo[2], hi8[2], lo8[2];
+            if (in) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    inputs(a, smem, chunk0 + chunk + half, g, hi[half], lo[half]);
+                    if (MAXROWS > 8) inputs(a, smem, chunk0 + chunk + half, g + 8, hi8[half], lo8[half]);
+                }
+            }
+            if (round == 0) ring.wait(slot);
+            if (!in) continue;
+#pragma unroll
+            for (int j = 0; j < T; j++) {
+                W w;
+                w.load(ring.stage(slot) + (j * ROUNDS + round) * RUN + pair / 2 * W::BLOCK, pair % 2);
+                float sums[ACC];
+#pragma unroll
+                for (int i = 0; i < ACC; i++) sums[i] = W::SCALED_SUMS ? 0 : acc[j][i];
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    u32 b[4];
+                    w.operands(half, b);
+                    float(&c)[4] = *(float(*)[4]) & sums[0];
+                    const uint4 &h = hi[half], &l = lo[half];
+                    if (MAXROWS <= 8) {
+                        u32 p[4] = {h.x, l.x, h.y, l.y}, q[4] = {h.z, l.z, h.w, l.w};
+                        mma_bf16(c, p, b[0], b[1]);
+                        mma_bf16(c, q, b[2], b[3]);
+                    } else {
+                        const uint4 &h8 = hi8[half], &l8 = lo8[half];
+                        u32 p[4] = {h.x, h8.x, h.y, h8.y}, q[4] = {h.z, h8.z, h.w, h8.w};
+                        u32 r[4] = {l.x, l8.x, l.y, l8.y}, s[4] = {l.z, l8.z, l.w, l8.w};
+                        float(&d)[4] = *(float(*)[4]) & sums[ACC - 4];
+                        mma_bf16(c, p, b[0], b[1]);
+                        mma_bf16(c, q, b[2], b[3]);
+                        mma_bf16(d, r, b[0], b[1]);
+                        mma_bf16(d, s, b[2], b[3]);
+                    }
+                }
+                if constexpr (W::SCALED_SUMS) {
+#pragma unroll
+                    for (int i = 0; i < ACC; i++) acc[j][i] = __fmaf_rn(sums[i], i % 2 ? w.scale.y : w.scale.x, acc[j][i]);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < ACC; i++) acc[j][i] = sums[i];
+                }
+            }
+        }
+        ring.leave(slot);
+    }
+
     // This warp's part of the outputs of one tile of W, [tile][warp][8 outputs][rows]; its sums start again.
     __device__ __forceinline__ void put(float* part, float (&acc)[ACC], int tile) {
         int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, n = (lane & 3) * 2;
@@ -272,6 +371,11 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         for (int w = 0; w < LINEAR_WARPS; w++) sum += part[((tile * LINEAR_WARPS + w) * 8 + n) * MAXROWS + row];
         return sum;
     }
+    // What the sums of an output are multiplied with: 1, or what lies behind the tiles of W.
+    __device__ __forceinline__ static float factor(const LinearArgs& a, u32 o) {
+        if (!W::FACTORS) return 1;
+        return ((const float*)(a.w + (u64)((a.n + 7) / 8 * V) * (KP / 128) * W::BLOCK))[o];
+    }
     // Outputs of the P tiles of W in `part`, the first of which is the block's `first`.
     __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, int first) {
         __syncthreads();
@@ -279,8 +383,8 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
             int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
             u32 o = (tile0 + first / V + tile) * 8 + n;
             if (row >= a.rows || first / V + tile >= tiles || o >= a.n) continue;
-            float y = total(part, tile * V, n, row);
-            if (EPI == SWIGLU) y = silu(y) * total(part, tile * V + V - 1, n, row);
+            float y = __fmul_rn(total(part, tile * V, n, row), factor(a, o));
+            if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), factor(a, a.n + o));
             float* out = a.out + (u64)row * a.ldo + o;
             *out = EPI == ADD ? *out + y : y;
         }
@@ -299,7 +403,7 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
         if (ONE) {
             stage(a, smem);
             int slot = 0, last = -1; // this stage's, and the one's before, which has been left by most by now
-            for (int tile = 0; tile < tiles * V; tile++) {
+            for (int tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (int step = 0; step < steps; step++) {
                     multiply(acc, a, ring, slot, step * 2 * Stages::PAIRS, smem);
@@ -307,14 +411,15 @@ template <int K, int PIECES, int MAXROWS, int EPI, bool NORMED> struct Linear {
                     last = slot;
                     slot = slot + 1 == Stages::SLOTS ? 0 : slot + 1;
                 }
-                put(part, acc[0], tile % P);
-                if (tile % P == P - 1 || tile == tiles * V - 1) reduce(a, part, tile / P * P);
+#pragma unroll
+                for (int j = 0; j < T; j++) put(part, acc[j], (tile + j) % P);
+                if ((tile + T) % P == 0 || tile + T >= tiles * V) reduce(a, part, tile / P * P);
             }
         } else {
             int own = slot_of_warp();
             for (int tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
-                for (int step = own; step < steps; step += 4) {
+                for (int step = own; step < steps; step += 4 * ROUNDS) {
                     multiply(acc, a, ring, own, step * 2 * Stages::PAIRS, smem);
                     refill(a, ring);
                 }

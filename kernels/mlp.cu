@@ -1,12 +1,12 @@
 // mlp: x += down(silu(g) · u), [g | u] = gate_up(norm(x)), in one cooperative launch: the MLP of path lite.
 //
-//   shapes   HIDDEN, INTERMEDIATE, SPLITS of a weight, up to ROWS rows
+//   shapes   HIDDEN, INTERMEDIATE; GATE_UP and DOWN are formats of weights; up to ROWS rows
 //   launch   grid = resident blocks, block 512, cooperative; phases: gate_up, down
-//   traffic  3 · HIDDEN · INTERMEDIATE · SPLITS · 2 bytes
+//   traffic  the two matrices once
 #include "coop.cuh"
 
 extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1)
-mlp(float* x, float* n, u32* counter, u64* timing, const u16* gate_up, const u16* down, const float* norm, float* act,
+mlp(float* x, float* n, u32* counter, u64* timing, const char* gate_up, const char* down, const float* norm, float* act,
     float eps, u32 rows, u32 ldx, u32 lda) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};

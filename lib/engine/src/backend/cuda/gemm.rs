@@ -85,7 +85,7 @@ pub fn to_bf16(k: usize) -> Unit {
 impl Cuda {
     /// Whether a matrix is multiplied on the tensor cores when a prompt is computed.
     pub(super) fn on_tensor_cores(&self, w: &Matrix) -> bool {
-        self.tensor_cores && w.pieces == 1
+        self.tensor_cores && w.pieces() == Some(1)
     }
 
     /// `out (=, +=, swiglu) bf16(x) Wᵀ`.
@@ -99,13 +99,13 @@ impl Cuda {
     ) -> Result<(), Error> {
         let (swiglu, kp) = (epilogue == Epilogue::Swiglu, w.kp());
         let narrow = self.narrow(x, kp, rows)?;
-        let n = if swiglu { w.n / 2 } else { w.n };
-        let tile = Tile::choose(rows, w.n, kp, swiglu, self.multiprocessors, self.gpu().shared_memory());
+        let n = if swiglu { w.n() / 2 } else { w.n() };
+        let tile = Tile::choose(rows, w.n(), kp, swiglu, self.multiprocessors, self.gpu().shared_memory());
         let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
         let args = [
             ptr(out.at),
             ptr(narrow),
-            ptr(w.at),
+            ptr(w.head.at),
             int(rows),
             int(n),
             Arg::U64(kp as u64),

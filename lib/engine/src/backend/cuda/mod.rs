@@ -19,7 +19,9 @@ pub mod kernel_cache;
 mod module;
 pub mod nvrtc;
 mod ops;
+mod pack;
 pub mod profile;
+mod random;
 mod regions;
 pub mod sources;
 mod staging;
@@ -29,7 +31,7 @@ mod weights;
 pub use cache::Cache;
 pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
-pub use weights::{Matrix, Vector};
+pub use weights::{BF16, Layout, Matrix, Part, Vector};
 
 use super::{CacheShape, GdnShape};
 use crate::Error;

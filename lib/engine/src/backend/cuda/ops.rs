@@ -2,7 +2,7 @@
 
 use super::gpu::{Arg, Ptr};
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
-use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
+use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Part, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
     AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
@@ -10,7 +10,7 @@ use crate::backend::{
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
-use cute_checkpoint::{Config, Tensor};
+use cute_checkpoint::{Config, Format, Tensor, Weight};
 use cute_records::digest::Hasher;
 use std::ops::Range;
 
@@ -25,9 +25,32 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
+        self.part_launch(out.at, out, x, (w.k, &w.head), epilogue, norm, rows)?;
+        match (&w.tail, epilogue) {
+            (None, _) => Ok(()),
+            (Some(tail), Epilogue::Store | Epilogue::Add) => {
+                let at = out.at + (w.head.n * 4) as u64;
+                self.part_launch(at, out, x, (w.k, tail), epilogue, norm, rows)
+            }
+            (Some(_), Epilogue::Swiglu) => Err(Error::Launch("gate and up have different layouts".into())),
+        }
+    }
+
+    /// The same for the rows of one layout, whose outputs begin at `at`.
+    #[allow(clippy::too_many_arguments)]
+    fn part_launch(
+        &self,
+        at: Ptr,
+        out: &Buf,
+        x: &Buf,
+        (k, w): (usize, &Part),
+        epilogue: Epilogue,
+        norm: Option<(&Vector, f32)>,
+        rows: usize,
+    ) -> Result<(), Error> {
         let op = Linear {
-            k: w.k,
-            pieces: w.pieces,
+            k,
+            layout: w.layout,
             rows: Linear::rows_for(rows),
             epilogue,
             norm: norm.is_some(),
@@ -39,7 +62,7 @@ impl Cuda {
         let args = [
             ptr(w.at),
             ptr(x.at),
-            ptr(out.at),
+            ptr(at),
             ptr(norm),
             Arg::F32(eps),
             int(rows),
@@ -120,6 +143,11 @@ impl Cuda {
     }
 }
 
+/// The bf16 pieces of a matrix that `what` needs plain.
+fn plain(w: &Matrix, what: &str) -> Result<usize, Error> {
+    w.pieces().ok_or_else(|| Error::Launch(format!("{what} of {} weights", w.head.layout.name())))
+}
+
 impl Backend for Cuda {
     type Buf = Buf;
     type Vector = Vector;
@@ -165,20 +193,19 @@ impl Backend for Cuda {
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
         Matrix::load(&self.memory, tensors)
     }
-    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
-        let matrix = Matrix::alloc(&self.memory, outputs, inputs, 1)?;
-        let scale = (12.0 / inputs as f32).sqrt();
-        let args = [
-            ptr(matrix.at),
-            Arg::U64(outputs as u64 * matrix.kp() as u64),
-            int(matrix.k),
-            int(matrix.kp()),
-            Arg::F32(scale),
-            Arg::U32(seed as u32),
-        ];
-        let unit = (units::plain("elementwise.cu"), "random_weights");
-        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
-        Ok(matrix)
+    fn runs_format(&self, _: Format) -> bool {
+        true
+    }
+    fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
+        Matrix::load_packed(&self.memory, &weights)
+    }
+    fn random_matrix(
+        &self,
+        outputs: &[(usize, Format)],
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Matrix, Error> {
+        self.random(outputs, inputs, seed)
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
@@ -237,15 +264,16 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, x: &mut Buf, table: &Matrix, tokens: &[u32]) -> Result<(), Error> {
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= table.n) {
-            return Err(Error::Token { id: *id, vocab: table.n });
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= table.n()) {
+            return Err(Error::Token { id: *id, vocab: table.n() });
         }
+        let pieces = plain(table, "an embedding")?;
         let args = [
             ptr(x.at),
-            ptr(table.at),
+            ptr(table.head.at),
             ptr(self.on_batch(|b| b.tokens())?),
             int(table.k),
-            int(table.pieces),
+            int(pieces),
             int(table.kp()),
             int(x.ld),
             ptr(self.counters),
@@ -273,20 +301,21 @@ impl Backend for Cuda {
         range: Range<usize>,
         rows: usize,
     ) -> Result<(), Error> {
+        let pieces = plain(w, "a product over a part of the inputs")?;
         let args = [
-            ptr(out.at + (slot * w.n * 4) as u64),
+            ptr(out.at + (slot * w.n() * 4) as u64),
             ptr(x.at),
-            ptr(w.at),
+            ptr(w.head.at),
             int(range.start),
             int(range.end),
-            int(w.n),
-            int(w.pieces),
+            int(w.n()),
+            int(pieces),
             int(w.kp()),
             int(out.ld),
             int(x.ld),
         ];
         let unit = (units::plain("elementwise.cu"), "linear_partial");
-        self.launch(unit, [w.n.div_ceil(8), rows, 1], 256, 0, &args)
+        self.launch(unit, [w.n().div_ceil(8), rows, 1], 256, 0, &args)
     }
     fn gather(&self, out: &mut Buf, ws: &Buf, slots: usize, rows: usize) -> Result<(), Error> {
         let args = [ptr(out.at), ptr(ws.at), int(slots), int(out.width), int(out.ld), int(ws.ld)];

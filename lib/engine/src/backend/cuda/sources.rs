@@ -28,6 +28,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "linear.cuh",
     "mlp.cu",
     "norm.cu",
+    "packed.cuh",
     "probe.cu",
     "selftest.cu",
     "stream.cu",

@@ -2,6 +2,7 @@
 
 use super::gemm::Tile;
 use super::gpu::Unit;
+use super::weights::{BF16, Layout};
 use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
 
@@ -42,8 +43,8 @@ fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
 pub struct Linear {
     /// inputs
     pub k: usize,
-    /// bf16 pieces a weight is the sum of
-    pub pieces: usize,
+    /// of the weights
+    pub layout: Layout,
     /// most rows of a launch in y: 1, 8 or 16
     pub rows: usize,
     /// what happens to the sums
@@ -69,7 +70,7 @@ impl Linear {
             file: "linear.cu",
             defines: vec![
                 ("INPUTS", self.k.to_string()),
-                ("SPLITS", self.pieces.to_string()),
+                ("WEIGHTS", self.layout.name()),
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
@@ -86,7 +87,7 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.k.next_multiple_of(CHUNK) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.layout.kp(self.k) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -278,8 +279,10 @@ pub struct Coop {
     pub hidden: usize,
     /// I
     pub intermediate: usize,
-    /// bf16 pieces of a weight
-    pub pieces: usize,
+    /// of the matrix `[gate; up]`
+    pub gate_up: Layout,
+    /// of the matrix behind it
+    pub down: Layout,
     /// most rows: 1, 8 or 16
     pub rows: usize,
     /// phases are timed
@@ -291,17 +294,17 @@ pub struct Coop {
 impl Coop {
     /// A unit and its shared memory: the ring, and what the neediest phase has beside it.
     fn unit(&self, file: &'static str, more: Vec<(&'static str, String)>, phases: &[u32]) -> (Unit, u32) {
-        let mlp = [self.product(self.hidden), self.product(self.intermediate)];
+        let mlp = [self.product(self.hidden, self.gate_up), self.product(self.intermediate, self.down)];
         let rest = mlp.iter().chain(phases).copied().max().unwrap_or(0);
         let (length, smem) = ring(self.rows, rest, self.shared);
         let defines = [
             ("HIDDEN", self.hidden),
             ("INTERMEDIATE", self.intermediate),
-            ("SPLITS", self.pieces),
             ("ROWS", self.rows),
             ("RING", length as usize),
         ];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        defines.extend([("GATE_UP", self.gate_up.name()), ("DOWN", self.down.name())]);
         if self.timing {
             defines.push(("REGION_TIMING", "1".into()));
         }
@@ -309,26 +312,54 @@ impl Coop {
         (Unit { file, defines }, smem)
     }
     /// Shared memory beside the ring of a product with `k` inputs in a layer.
-    fn product(&self, k: usize) -> u32 {
-        let (pieces, rows, shared) = (self.pieces, self.rows, self.shared);
-        Linear { k, pieces, rows, epilogue: Epilogue::Store, norm: false, shared }.scratch()
+    fn product(&self, k: usize, layout: Layout) -> u32 {
+        let (rows, shared) = (self.rows, self.shared);
+        Linear { k, layout, rows, epilogue: Epilogue::Store, norm: false, shared }.scratch()
     }
     /// `mlp` and its shared memory.
     pub fn mlp(&self) -> (Unit, u32) {
         self.unit("mlp.cu", Vec::new(), &[])
     }
     /// `coop_attention` and its shared memory.
-    pub fn attention(&self, a: &AttentionUnit, wo_split: usize) -> (Unit, u32) {
+    pub fn attention(&self, a: &AttentionUnit, mixer: Mixer, wo_split: usize) -> (Unit, u32) {
         let mut defines = vec![("WO_SPLIT", wo_split.to_string())];
+        defines.extend(mixer.defines());
         defines.extend(a.unit("").defines);
         let heads = WARPS * a.head_dim * 4;
-        let phases = [self.product(a.num_heads * a.head_dim), a.attend_smem(), heads as u32];
+        let out = self.product(a.num_heads * a.head_dim, mixer.out);
+        let phases = [self.projections(mixer), out, a.attend_smem(), heads as u32];
         self.unit("coop_attention.cu", defines, &phases)
     }
     /// `coop_gdn` and its shared memory.
-    pub fn gdn(&self, s: &GdnShape) -> (Unit, u32) {
-        let phases = [self.product(s.num_v_heads * s.v_dim), gdn_step_smem(s)];
-        self.unit("coop_gdn.cu", gdn("", s).defines, &phases)
+    pub fn gdn(&self, s: &GdnShape, mixer: Mixer) -> (Unit, u32) {
+        let out = self.product(s.num_v_heads * s.v_dim, mixer.out);
+        let mut defines = mixer.defines();
+        defines.extend(gdn("", s).defines);
+        self.unit("coop_gdn.cu", defines, &[self.projections(mixer), out, gdn_step_smem(s)])
+    }
+    /// Shared memory beside the ring of the products a layer begins with.
+    fn projections(&self, mixer: Mixer) -> u32 {
+        let tail = mixer.tail.map_or(0, |tail| self.product(self.hidden, tail));
+        self.product(self.hidden, mixer.proj).max(tail)
+    }
+}
+
+/// Layouts of the matrices around attention or the delta rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mixer {
+    /// of the projections
+    pub proj: Layout,
+    /// of the last of them, if it is another
+    pub tail: Option<Layout>,
+    /// of the matrix back to the residual stream
+    pub out: Layout,
+}
+
+impl Mixer {
+    fn defines(&self) -> Vec<(&'static str, String)> {
+        let mut defines = vec![("PROJ", self.proj.name()), ("OUT", self.out.name())];
+        defines.extend(self.tail.map(|tail| ("TAIL", tail.name())));
+        defines
     }
 }
 
@@ -361,6 +392,8 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
         Some("float16") => 2,
         _ => 1,
     };
+    let layout = Layout::Bf16 { pieces };
+    let mixer = Mixer { proj: layout, tail: None, out: layout };
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     let (h, i) = (c.hidden_size, c.intermediate_size);
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
@@ -370,17 +403,18 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     all.push(norm(h));
     for rows in [1, 8, 16] {
         let linear =
-            |k, epilogue, norm| Linear { k, pieces, rows, epilogue, norm: norm && rows == 1, shared }.unit();
+            |k, epilogue, norm| Linear { k, layout, rows, epilogue, norm: norm && rows == 1, shared }.unit();
         all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
         all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
-        let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false, shared };
+        let (gate_up, down) = (layout, layout);
+        let coop = Coop { hidden: h, intermediate: i, gate_up, down, rows, timing: false, shared };
         all.push(coop.mlp().0);
         if linear_attention {
-            all.push(coop.gdn(&g).0);
+            all.push(coop.gdn(&g, mixer).0);
         }
         if full_attention {
             for kv_dtype in KvDtype::ALL {
-                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), 1).0);
+                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), mixer, 1).0);
             }
         }
     }
@@ -396,7 +430,7 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
             );
         }
     }
-    if h >= super::gemm::LEAST_HIDDEN && pieces == 1 {
+    if h >= super::gemm::LEAST_HIDDEN && layout == BF16 {
         for (n, k, epilogue) in [
             (g.width(), h, Epilogue::Store),
             (a.width(), h, Epilogue::Store),
