@@ -102,10 +102,11 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int CHUNKS = W::PIECES * KP / 32;     // of 32 inputs
     static constexpr int GRAIN = W::PACKED ? 4 : 2;        // chunks that are not torn apart
     static constexpr int V = EPI == SWIGLU ? 2 : 1;        // tiles of W for a tile of outputs: gate, then up
-    static constexpr int T = ONE ? W::TILES : RING;        // tiles of W with sums in registers
-    static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;     // of the warps, in a stage
+    static constexpr int RUN = Stages::PAIRS / 2 * W::BLOCK; // bytes of a tile's packed weights that a round of warps takes
+    static constexpr int WIDE = MAXROWS > 8 && W::SCALED_SUMS && RING > 4 ? 4 : RING; // as registers allow
+    static constexpr int T = !ONE ? WIDE : W::PACKED ? Stages::SLOT / (RUN + !RUN) : 1; // tiles of W with sums in registers
+    static constexpr int ROUNDS = ONE || !W::PACKED ? 1 : Stages::SLOT / (T * RUN + !RUN); // in a stage
     static constexpr int P = ONE ? 8 / T * T : 2;          // tiles of W with sums in shared memory
-    static constexpr int RUN = Stages::PAIRS / 2 * W::BLOCK; // bytes of a tile's packed weights that a round takes
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
@@ -250,99 +251,58 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
     }
 
-    // `acc` gains the products of this warp's pair of the stage in `slot`, which begins at chunk `first`.
+    // The operands of this lane for tile `j` of a stage: a half of its pair of chunks, of a round.
+    __device__ __forceinline__ static void operands(const char* stage, int j, int round, int half, u32 (&b)[4], float2& scale) {
+        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
+        if constexpr (W::PACKED) {
+            W::operands(stage + (j * ROUNDS + round) * RUN + pair / 2 * W::BLOCK, pair % 2, half, b, scale);
+        } else {
+            uint4 w = *(const uint4*)(stage + (j * 8 + g) * Stages::PITCH + pair * 128 + half * 64 + t * 16);
+            b[0] = w.x, b[1] = w.y, b[2] = w.z, b[3] = w.w;
+        }
+    }
+    // c += scale · (p, q) b
+    __device__ __forceinline__ static void add(float (&c)[4], const u32 (&p)[4], const u32 (&q)[4], const u32 (&b)[4],
+                                               float2 scale) {
+        float sums[4] = {};
+        float(&to)[4] = *(W::SCALED_SUMS ? &sums : &c);
+        mma_bf16(to, p, b[0], b[1]);
+        mma_bf16(to, q, b[2], b[3]);
+        if (W::SCALED_SUMS) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i % 2 ? scale.y : scale.x, c[i]);
+        }
+    }
+    // `acc` gains the products of this warp's pairs of the stage in `slot`, which begins at chunk `first`.
     __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, int first,
                                              const char* smem) {
-        if constexpr (W::PACKED) {
-            multiply_packed(acc, a, ring, slot, first, smem);
-            return;
-        }
-        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
-        const char* w = ring.stage(slot) + g * Stages::PITCH + pair * 128 + t * 16;
-        first += pair * 2;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
+        int g = (threadIdx.x & 31) >> 2;
+        first += (threadIdx.x >> 5) % Stages::PAIRS * 2;
+        constexpr int AT_ONCE = W::PACKED && MAXROWS != 8 ? 1 : 2 * ROUNDS; // halves, as registers allow
+#pragma unroll AT_ONCE
+        for (int i = 0; i < 2 * ROUNDS; i++) {
+            int round = i / 2, half = i % 2, chunk = first + round * 8 * Stages::PAIRS + half;
             uint4 hi, lo, hi8, lo8;
-            bool in = first + half < chunks;
+            bool in = chunk < chunks;
             if (in) {
-                inputs(a, smem, chunk0 + first + half, g, hi, lo);
-                if (MAXROWS > 8) inputs(a, smem, chunk0 + first + half, g + 8, hi8, lo8);
+                inputs(a, smem, chunk0 + chunk, g, hi, lo);
+                if (MAXROWS > 8) inputs(a, smem, chunk0 + chunk, g + 8, hi8, lo8);
             }
-            if (half == 0) ring.wait(slot);
+            if (i == 0) ring.wait(slot);
             if (!in) continue;
 #pragma unroll
             for (int j = 0; j < T; j++) {
-                uint4 b = *(const uint4*)(w + j * 8 * Stages::PITCH + half * 64);
-                float(&c)[4] = *(float(*)[4]) & acc[j][0];
+                u32 b[4];
+                float2 scale;
+                operands(ring.stage(slot), j, round, half, b, scale);
                 if (MAXROWS <= 8) {
                     u32 p[4] = {hi.x, lo.x, hi.y, lo.y}, q[4] = {hi.z, lo.z, hi.w, lo.w};
-                    mma_bf16(c, p, b.x, b.y);
-                    mma_bf16(c, q, b.z, b.w);
+                    add(*(float(*)[4]) & acc[j][0], p, q, b, scale);
                 } else {
                     u32 p[4] = {hi.x, hi8.x, hi.y, hi8.y}, q[4] = {hi.z, hi8.z, hi.w, hi8.w};
                     u32 r[4] = {lo.x, lo8.x, lo.y, lo8.y}, s[4] = {lo.z, lo8.z, lo.w, lo8.w};
-                    float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
-                    mma_bf16(c, p, b.x, b.y);
-                    mma_bf16(c, q, b.z, b.w);
-                    mma_bf16(d, r, b.x, b.y);
-                    mma_bf16(d, s, b.z, b.w);
-                }
-            }
-        }
-        ring.leave(slot);
-    }
-
-    __device__ __forceinline__ void multiply_packed(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot,
-                                                    int first, const char* smem) {
-        int pair = (threadIdx.x >> 5) % Stages::PAIRS, g = (threadIdx.x & 31) >> 2;
-#pragma unroll
-        for (int round = 0; round < ROUNDS; round++) {
-            int chunk = first + round * 8 * Stages::PAIRS + pair * 2;
-            bool in = chunk < chunks;
-            uint4 hi[2], lo[2], hi8[2], lo8[2];
-            if (in) {
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    inputs(a, smem, chunk0 + chunk + half, g, hi[half], lo[half]);
-                    if (MAXROWS > 8) inputs(a, smem, chunk0 + chunk + half, g + 8, hi8[half], lo8[half]);
-                }
-            }
-            if (round == 0) ring.wait(slot);
-            if (!in) continue;
-#pragma unroll
-            for (int j = 0; j < T; j++) {
-                W w;
-                w.load(ring.stage(slot) + (j * ROUNDS + round) * RUN + pair / 2 * W::BLOCK, pair % 2);
-                float sums[ACC];
-#pragma unroll
-                for (int i = 0; i < ACC; i++) sums[i] = W::SCALED_SUMS ? 0 : acc[j][i];
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    u32 b[4];
-                    w.operands(half, b);
-                    float(&c)[4] = *(float(*)[4]) & sums[0];
-                    const uint4 &h = hi[half], &l = lo[half];
-                    if (MAXROWS <= 8) {
-                        u32 p[4] = {h.x, l.x, h.y, l.y}, q[4] = {h.z, l.z, h.w, l.w};
-                        mma_bf16(c, p, b[0], b[1]);
-                        mma_bf16(c, q, b[2], b[3]);
-                    } else {
-                        const uint4 &h8 = hi8[half], &l8 = lo8[half];
-                        u32 p[4] = {h.x, h8.x, h.y, h8.y}, q[4] = {h.z, h8.z, h.w, h8.w};
-                        u32 r[4] = {l.x, l8.x, l.y, l8.y}, s[4] = {l.z, l8.z, l.w, l8.w};
-                        float(&d)[4] = *(float(*)[4]) & sums[ACC - 4];
-                        mma_bf16(c, p, b[0], b[1]);
-                        mma_bf16(c, q, b[2], b[3]);
-                        mma_bf16(d, r, b[0], b[1]);
-                        mma_bf16(d, s, b[2], b[3]);
-                    }
-                }
-                if constexpr (W::SCALED_SUMS) {
-#pragma unroll
-                    for (int i = 0; i < ACC; i++) acc[j][i] = __fmaf_rn(sums[i], i % 2 ? w.scale.y : w.scale.x, acc[j][i]);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < ACC; i++) acc[j][i] = sums[i];
+                    add(*(float(*)[4]) & acc[j][0], p, q, b, scale);
+                    add(*(float(*)[4]) & acc[j][ACC - 4], r, s, b, scale);
                 }
             }
         }

@@ -38,11 +38,24 @@ fn weight(kind: Kind, n: usize, k: usize, seed: u64) -> Weight {
     let fp8 = |block: [usize; 2]| {
         let codes = bytes(seed, n * k).into_iter().map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
         let scales = random_floats(seed + 1, n.div_ceil(block[0]) * k.div_ceil(block[1]));
-        Weight::Fp8(Fp8 { name: name.clone(), shape: [n, k], codes, scales: scales.iter().map(|s| s / 64.0).collect(), block })
+        Weight::Fp8(Fp8 {
+            name: name.clone(),
+            shape: [n, k],
+            codes,
+            scales: scales.iter().map(|s| s / 64.0).collect(),
+            block,
+        })
     };
     let nvfp4 = |global| {
-        let scales = bytes(seed + 1, n * k / 16).into_iter().map(|c| if c & 0x7f == 0x7f { 1 } else { c }).collect();
-        Weight::Nvfp4(Nvfp4 { name: name.clone(), shape: [n, k], codes: bytes(seed, n * k / 2), scales, global })
+        let scales =
+            bytes(seed + 1, n * k / 16).into_iter().map(|c| if c & 0x7f == 0x7f { 1 } else { c }).collect();
+        Weight::Nvfp4(Nvfp4 {
+            name: name.clone(),
+            shape: [n, k],
+            codes: bytes(seed, n * k / 2),
+            scales,
+            global,
+        })
     };
     match kind {
         Kind::Tensor => fp8([n, k]),
@@ -105,7 +118,11 @@ impl Case {
         Case { k, stack: stack.to_vec() }
     }
     fn weights(&self) -> Vec<Weight> {
-        self.stack.iter().enumerate().map(|(i, (kind, n))| weight(*kind, *n, self.k, 10 * i as u64 + 1)).collect()
+        self.stack
+            .iter()
+            .enumerate()
+            .map(|(i, (kind, n))| weight(*kind, *n, self.k, 10 * i as u64 + 1))
+            .collect()
     }
     fn outputs(&self) -> usize {
         self.stack.iter().map(|(_, n)| n).sum()
@@ -128,12 +145,14 @@ impl Case {
         let mut sum = rows(b, &residual, first, m);
         b.linear_add(&mut sum, &mut out, &x, &w, m).unwrap();
         all.push(("linear_add", b.read(&sum, m).unwrap()));
-        if let [(a, one), (b_, two)] = self.stack[..] {
-            if one == two && a == b_ {
-                let mut act = b.buf(m, one).unwrap();
-                b.norm_swiglu(&mut act, (&mut normed, &mut out), &x, norm, &w, m).unwrap();
-                all.push(("norm_swiglu", b.read(&act, m).unwrap()));
-            }
+        if let [(a, one), (b_, two)] = self.stack[..]
+            && one == two
+            && !matches!(b_, Kind::Plain(_))
+            && (!matches!(a, Kind::Block(..)) || matches!(b_, Kind::Block(..)))
+        {
+            let mut act = b.buf(m, one).unwrap();
+            b.norm_swiglu(&mut act, (&mut normed, &mut out), &x, norm, &w, m).unwrap();
+            all.push(("norm_swiglu", b.read(&act, m).unwrap()));
         }
         all
     }
@@ -156,22 +175,26 @@ fn backend() -> Option<Cuda> {
 
 fn cases() -> Vec<Case> {
     use Kind::*;
+    let rest = (Plain(Dtype::F32), 4);
+    // longer than a stage of one row and of several; odd sizes; what the kernels do not keep packed
     let mut all = vec![
-        Case::new(144, &[(Block(128, 128), 256), (Block(128, 128), 160), (Plain(Dtype::F32), 4), (Plain(Dtype::F32), 4)]),
-        Case::new(300, &[(Tensor, 24), (Channel, 16), (Block(16, 128), 40)]),
-        Case::new(1100, &[(Channel, 13)]),
-        Case::new(272, &[(Multiplied, 40), (Divided, 40)]),
+        Case::new(2578, &[(Block(8, 128), 56), (Block(8, 256), 56)]),
         Case::new(2576, &[(Divided, 56), (Divided, 56)]),
-        Case::new(2570, &[(Block(8, 256), 56), (Block(8, 256), 56)]),
-        Case::new(16, &[(Multiplied, 9)]),
-        Case::new(1, &[(Tensor, 1)]),
-        // what the kernels do not keep packed
-        Case::new(96, &[(Block(5, 48), 20), (Multiplied, 8)]),
-        Case::new(64, &[(Tensor, 12), (Tensor, 12)]),
+        Case::new(144, &[(Multiplied, 40), rest, rest]),
+        Case::new(64, &[(Tensor, 20)]),
         Case::new(64, &[(Tensor, 16), (Plain(Dtype::BF16), 16)]),
     ];
     if on_a_device() {
-        for k in [5120, 6144, 17408] {
+        all.extend([
+            Case::new(144, &[(Block(128, 128), 256), (Block(128, 128), 160), rest, rest]),
+            Case::new(300, &[(Tensor, 24), (Channel, 16), (Block(16, 128), 40)]),
+            Case::new(1100, &[(Channel, 13)]),
+            Case::new(272, &[(Multiplied, 40), (Divided, 40)]),
+            Case::new(16, &[(Multiplied, 9)]),
+            Case::new(1, &[(Tensor, 1)]),
+            Case::new(96, &[(Block(5, 48), 20), (Multiplied, 8)]),
+        ]);
+        for k in [2560, 5120, 6144, 17408] {
             all.push(Case::new(k, &[(Block(128, 128), 2560), (Block(128, 128), 2560)]));
             all.push(Case::new(k, &[(Multiplied, 2560), (Multiplied, 2560)]));
         }
@@ -183,14 +206,12 @@ fn cases() -> Vec<Case> {
 fn every_product_gives_what_the_cpu_gives() {
     let Some(cuda) = backend() else { return };
     for case in cases() {
-        for m in [1, 3, 16, ROWS] {
+        for m in [1, 3, ROWS] {
             let ours = case.products(&cuda, 0, m);
             for ((name, ours), (_, reference)) in ours.iter().zip(case.products(&Cpu::default(), 0, m)) {
                 let what = format!("{name}: {m} rows, {} inputs, {:?}", case.k, case.stack);
                 let scale = reference.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
                 let worst = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                let at = ours.iter().zip(&reference).position(|(a, b)| !((a - b).abs() <= TOLERANCE * scale));
-                if let Some(i) = at { eprintln!("{i}: {} {}  {:?}", ours[i], reference[i], ours); }
                 assert!(worst <= TOLERANCE * scale, "{what}: {worst:e} of {scale:e}");
                 assert!(ours.iter().all(|x| x.is_finite()), "{what}");
             }

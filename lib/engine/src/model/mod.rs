@@ -46,12 +46,7 @@ impl<B: Backend> Model<B> {
     ///
     /// # Errors
     /// When it does not fit on the device.
-    pub fn random(
-        backend: &B,
-        config: &Config,
-        format: Format,
-        max_model_len: usize,
-    ) -> Result<Self, Error> {
+    pub fn random(backend: &B, config: &Config, format: Format, max_model_len: usize) -> Result<Self, Error> {
         let shapes = cute_checkpoint::expected_shapes(config).into_iter().collect();
         Self::build(backend, config.clone(), &Weights::Random(shapes, format), max_model_len)
     }
@@ -148,10 +143,13 @@ enum Weights<'a> {
     Random(BTreeMap<String, Vec<usize>>, Format),
 }
 
-/// Matrices, by the last part of their names, that published quantised checkpoints leave plain: embeddings, and what is
-/// small and decides much.
-pub const LEFT_PLAIN: [&str; 6] =
-    ["embed_tokens", "lm_head", "in_proj_a", "in_proj_b", "gate", "shared_expert_gate"];
+/// Whether published quantised checkpoints leave a matrix plain: embeddings, and what is small and decides much.
+pub fn left_plain(name: &str) -> bool {
+    let last = name.trim_end_matches(".weight").rsplit('.').next();
+    ["embed_tokens", "lm_head", "in_proj_a", "in_proj_b", "gate", "shared_expert_gate"]
+        .map(Some)
+        .contains(&last)
+}
 
 impl<'a, B: Backend> Loader<'a, B> {
     fn below(&self, name: &str) -> Loader<'a, B> {
@@ -188,8 +186,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             let mut inputs = 0;
             for name in names {
                 let shape = shape(shapes, &format!("{}{name}", self.prefix))?;
-                let plain = LEFT_PLAIN.contains(&name.trim_end_matches(".weight"));
-                outputs.push((shape[0], if plain { Format::Plain(Dtype::BF16) } else { *format }));
+                outputs.push((shape[0], if left_plain(name) { Format::Plain(Dtype::BF16) } else { *format }));
                 inputs = shape[1];
             }
             return self.backend.random_matrix(&outputs, inputs, digest_seed(&self.prefix));

@@ -115,12 +115,7 @@ impl Backend for Cpu {
         let wide = |w: Weight| Weight::into_tensor(w).into_f32();
         Matrix::stack(&weights.into_iter().map(wide).collect::<Vec<_>>())
     }
-    fn random_matrix(
-        &self,
-        outputs: &[(usize, Format)],
-        inputs: usize,
-        seed: u64,
-    ) -> Result<Matrix, Error> {
+    fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         let outputs: usize = outputs.iter().map(|(n, _)| n).sum();
         let mut stream = sampler::Stream::new(seed);
         let scale = (12.0 / inputs as f64).sqrt();

@@ -1,7 +1,8 @@
 //! The decode step's fused kernels.
 
 use super::gpu::{Arg, Join, Launch, Ptr, Unit};
-use super::units::{self, Coop, Linear, Mixer, PrefillTile, THREADS};
+use super::layouts::Mixer;
+use super::units::{self, Coop, Linear, PrefillTile, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, int, ptr};
 use crate::Error;
 use crate::backend::{AttentionShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, MlpLayer, Workspace};

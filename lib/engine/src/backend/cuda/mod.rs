@@ -16,6 +16,7 @@ mod fused;
 pub mod gemm;
 pub mod gpu;
 pub mod kernel_cache;
+pub mod layouts;
 mod module;
 pub mod nvrtc;
 mod ops;
@@ -182,8 +183,8 @@ impl Cuda {
     ///
     /// # Errors
     /// When a unit does not compile.
-    pub fn compile_ahead(&self, config: &Config) -> Result<(), Error> {
-        self.gpu().compile(&units::units(config, self.gpu().shared_memory()))
+    pub fn compile_ahead(&self, config: &Config, layouts: &layouts::Layouts) -> Result<(), Error> {
+        self.gpu().compile(&units::units(config, layouts, self.gpu().shared_memory()))
     }
 
     /// The device.

@@ -199,12 +199,7 @@ impl Backend for Cuda {
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
         Matrix::load_packed(&self.memory, &weights)
     }
-    fn random_matrix(
-        &self,
-        outputs: &[(usize, Format)],
-        inputs: usize,
-        seed: u64,
-    ) -> Result<Matrix, Error> {
+    fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         self.random(outputs, inputs, seed)
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {

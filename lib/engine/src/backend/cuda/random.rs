@@ -1,6 +1,7 @@
 //! Random weights, made on the device, for measurements.
 
 use super::gpu::Arg;
+use super::layouts::layout;
 use super::units;
 use super::weights::{BF16, Layout, Part};
 use super::{Cuda, Matrix, int, pack, ptr};
@@ -9,12 +10,12 @@ use cute_checkpoint::Format;
 
 impl Cuda {
     /// A matrix of so many outputs of each format, one below the other, with variance `1 / inputs`.
-    pub(super) fn random(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
-        let layout = |format: Format| match format {
-            Format::Plain(_) => BF16,
-            Format::Nvfp4 => Layout::Nvfp4,
-            Format::Fp8Tensor | Format::Fp8Channel | Format::Fp8Block => Layout::Fp8,
-        };
+    pub(super) fn random(
+        &self,
+        outputs: &[(usize, Format)],
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Matrix, Error> {
         let first = outputs.first().map_or(BF16, |(_, format)| layout(*format));
         let head: usize = outputs.iter().filter(|(_, f)| layout(*f) == first).map(|(n, _)| n).sum();
         let rest: usize = outputs.iter().map(|(n, _)| n).sum::<usize>() - head;
@@ -34,7 +35,8 @@ impl Cuda {
         if !part.layout.is_packed() {
             let count = part.n as u64 * kp as u64;
             let scale = deviation * 12f32.sqrt();
-            let args = [ptr(part.at), Arg::U64(count), int(k), int(kp), Arg::F32(scale), Arg::U32(seed as u32)];
+            let args =
+                [ptr(part.at), Arg::U64(count), int(k), int(kp), Arg::F32(scale), Arg::U32(seed as u32)];
             return self.launch((units::plain("elementwise.cu"), "random_weights"), grid, 256, 0, &args);
         }
         let words = part.n.div_ceil(8) * pack::tile_bytes(part.layout, k) / 4;

@@ -2,6 +2,7 @@
 
 use super::gemm::Tile;
 use super::gpu::Unit;
+use super::layouts::{Layouts, Mixer};
 use super::weights::{BF16, Layout};
 use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
@@ -344,25 +345,6 @@ impl Coop {
     }
 }
 
-/// Layouts of the matrices around attention or the delta rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mixer {
-    /// of the projections
-    pub proj: Layout,
-    /// of the last of them, if it is another
-    pub tail: Option<Layout>,
-    /// of the matrix back to the residual stream
-    pub out: Layout,
-}
-
-impl Mixer {
-    fn defines(&self) -> Vec<(&'static str, String)> {
-        let mut defines = vec![("PROJ", self.proj.name()), ("OUT", self.out.name())];
-        defines.extend(self.tail.map(|tail| ("TAIL", tail.name())));
-        defines
-    }
-}
-
 /// What a kernel cannot do, if anything, in a sentence.
 pub fn unsupported(c: &Config) -> Option<String> {
     if c.moe.is_some() {
@@ -386,14 +368,7 @@ pub fn unsupported(c: &Config) -> Option<String> {
 
 /// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
 /// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
-pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
-    let pieces = match c.dtype.as_deref() {
-        Some("float32") => 3,
-        Some("float16") => 2,
-        _ => 1,
-    };
-    let layout = Layout::Bf16 { pieces };
-    let mixer = Mixer { proj: layout, tail: None, out: layout };
+pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     let (h, i) = (c.hidden_size, c.intermediate_size);
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
@@ -402,19 +377,27 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear =
-            |k, epilogue, norm| Linear { k, layout, rows, epilogue, norm: norm && rows == 1, shared }.unit();
-        all.extend([linear(h, Epilogue::Store, true), linear(h, Epilogue::Swiglu, true)]);
-        all.extend([heads, values, i].map(|k| linear(k, Epilogue::Add, false)));
-        let (gate_up, down) = (layout, layout);
+        let linear = |layout, k, epilogue, norm| {
+            Linear { k, layout, rows, epilogue, norm: norm && rows == 1, shared }.unit()
+        };
+        all.push(linear(l.lm_head, h, Epilogue::Store, true));
+        for mixer in [l.gdn, l.attention] {
+            all.push(linear(mixer.proj, h, Epilogue::Store, true));
+            all.extend(mixer.tail.map(|tail| linear(tail, h, Epilogue::Store, true)));
+        }
+        all.push(linear(l.gate_up, h, Epilogue::Swiglu, true));
+        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values), (l.down, i)] {
+            all.push(linear(layout, k, Epilogue::Add, false));
+        }
+        let Layouts { gate_up, down, .. } = *l;
         let coop = Coop { hidden: h, intermediate: i, gate_up, down, rows, timing: false, shared };
         all.push(coop.mlp().0);
         if linear_attention {
-            all.push(coop.gdn(&g, mixer).0);
+            all.push(coop.gdn(&g, l.gdn).0);
         }
         if full_attention {
             for kv_dtype in KvDtype::ALL {
-                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), mixer, 1).0);
+                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), l.attention, 1).0);
             }
         }
     }
@@ -430,7 +413,7 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
             );
         }
     }
-    if h >= super::gemm::LEAST_HIDDEN && layout == BF16 {
+    if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
         for (n, k, epilogue) in [
             (g.width(), h, Epilogue::Store),
             (a.width(), h, Epilogue::Store),

@@ -115,14 +115,16 @@ impl Matrix {
     /// layout, or the first of one and a small rest plain. Else they become bf16 pieces, as many as hold every value.
     pub(super) fn load_packed(memory: &Arena, weights: &[Weight]) -> Result<Self, Error> {
         let (n, k) = stacked(weights.iter().map(|w| (w.name(), w.shape())))?;
-        let layouts: Vec<Option<Layout>> = weights.iter().map(|w| pack::layout(w, weights.len() > 1)).collect();
+        let layouts: Vec<Option<Layout>> =
+            weights.iter().map(|w| pack::layout(w, weights.len() > 1)).collect();
         let cut = weights.iter().take_while(|w| w.format().is_packed()).count();
         let (packed, plain) = weights.split_at(cut);
         let one = layouts[..cut].iter().all(|l| l.is_some() && *l == layouts[0]);
         let tensors: Option<Vec<Tensor>> =
             plain.iter().map(|w| if let Weight::Plain(t) = w { Some(t.clone()) } else { None }).collect();
         let rest: usize = plain.iter().map(|w| w.shape()[0]).sum();
-        let (Some(Some(layout)), true, Some(tensors)) = (layouts.first(), one && 4 * rest < n, tensors) else {
+        let (Some(Some(layout)), true, Some(tensors)) = (layouts.first(), one && 4 * rest < n, tensors)
+        else {
             return Self::widen(memory, weights, n, k);
         };
         let mut matrix = Self::alloc(memory, n - rest, k, *layout)?;
@@ -187,7 +189,7 @@ fn rows(t: &Tensor, k: usize, pieces: usize) -> std::borrow::Cow<'_, [u8]> {
 }
 
 /// bf16 pieces that hold a dtype's mantissa.
-fn pieces(dtype: Dtype) -> usize {
+pub(super) fn pieces(dtype: Dtype) -> usize {
     match dtype {
         Dtype::BF16 => 1,
         Dtype::F16 => 2,
