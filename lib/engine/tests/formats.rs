@@ -178,11 +178,7 @@ fn packed_models_answer_on_cuda_as_transformers_does_on_every_path() {
     let Some(gpu) = testing::device() else { return };
     // FP8 and NVFP4 in one layer, and plain rows below packed ones; on a device, the others too
     let names = ["modelopt-mixed", "compressed-mixed", "fp8-block"];
-    let (names, cuts) = if testing::on_a_device() {
-        (&names[..], &[&[][..], &[70]][..])
-    } else {
-        (&names[..1], &[&[70][..]][..])
-    };
+    let cuts = if testing::on_a_device() { &[&[][..], &[70]][..] } else { &[&[70][..]][..] };
     let cuda = |c: &Checkpoint| Cuda::new(gpu.clone(), &c.config, Options::default()).unwrap();
     for name in names {
         let (checkpoint, e) = (open(name), expected(&dir(name)));
@@ -191,6 +187,9 @@ fn packed_models_answer_on_cuda_as_transformers_does_on_every_path() {
             let worst = ours.iter().zip(&e.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             println!("{name} cut at {cuts:?}: largest difference {worst:e}");
             assert!(ours.len() == e.logits.len() && worst < 1e-3, "{name}: {worst:e}");
+        }
+        if !testing::on_a_device() && name != names[0] {
+            continue;
         }
         let mut answers = Vec::new();
         for (path, fusion, coop_gdn) in [

@@ -6,7 +6,7 @@ mod common;
 mod testing;
 
 use common::random_floats;
-use cute_checkpoint::{Dtype, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
+use cute_checkpoint::{Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
 use cute_engine::backend::cuda::{Cuda, Layout, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
@@ -251,4 +251,23 @@ fn weights_stay_packed_where_the_kernels_take_them_and_lose_nothing_where_not() 
     assert_eq!(of(&[(Tensor, 16), (Multiplied, 8)]), wide(3));
     assert_eq!(of(&[(Block(8, 32), 16)]), wide(3));
     assert_eq!(of(&[(Tensor, 8), (Plain(Dtype::BF16), 8)]), wide(3));
+}
+
+#[test]
+fn random_weights_of_every_format_have_the_variance_they_should() {
+    let Some(cuda) = backend() else { return };
+    let plain = Format::Plain(Dtype::BF16);
+    let x = rows(&cuda, &tensor(Dtype::F32, ROWS, 144, 100), 0, 1);
+    for format in [plain, Format::Fp8Block, Format::Nvfp4] {
+        let w = cuda.random_matrix(&[(400, format), (100, plain)], 144, 5).unwrap();
+        assert_eq!(w.tail.is_some(), format.is_packed(), "{format:?}");
+        let mut out = cuda.buf(1, 500).unwrap();
+        cuda.linear(&mut out, &x, &w, 1).unwrap();
+        let y = cuda.read(&out, 1).unwrap();
+        for (part, name) in [(&y[..400], "first"), (&y[400..], "last")] {
+            // x is uniform within ±1: a variance of a third
+            let variance = part.iter().map(|y| y * y).sum::<f32>() / part.len() as f32;
+            assert!((0.2..0.5).contains(&variance), "{format:?}, {name} rows: {variance}");
+        }
+    }
 }

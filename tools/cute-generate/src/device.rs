@@ -6,7 +6,6 @@ use cute_engine::EngineConfig;
 use cute_engine::backend::Cpu;
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::layouts::Layouts;
-use cute_engine::backend::cuda::layouts::Layouts;
 use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
 use std::io::Write;
 use std::str::FromStr;
