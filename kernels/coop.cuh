@@ -1,7 +1,7 @@
 // coop: a whole layer in one cooperative launch, phases with a grid barrier between them.
 //
-// Every block streams its share of every matrix; the first weights of a product are asked for as soon as the ring has
-// room, phases ahead of the product. What phases need beside the ring lies behind it. Workspaces need no reset: a phase
+// Every block streams its share of every matrix; the ring fills with the weights of the next product while the last sums of
+// one are added and the barrier is waited for. What phases need beside the ring lies behind it. Workspaces need no reset: a phase
 // writes every element that a later one reads. The barrier's counter starts at zero, which the step's first kernel (embed)
 // sees to.
 #pragma once
@@ -56,19 +56,27 @@ struct Coop {
     }
 };
 
-// The projections of a layer whose last rows have another format than `p`'s: those from p.n up to `width`.
-__device__ __forceinline__ void run_tail(LinearArgs p, const char* w, u32 width, Ring<ROWS>& weights, char* smem) {
-#ifdef TAIL
+typedef Ring<ROWS> Stages;
+
+// The rows of a layer's first matrix that have another format than those of `p`, up to `width`: one more product.
+__device__ __forceinline__ LinearArgs tail_args(LinearArgs p, const char* w, u32 width) {
     p.w = w, p.out += p.n, p.n = width - p.n;
+    return p;
+}
+__device__ __forceinline__ void add_tail(const LinearArgs& p, const char* w, u32 width, Stages& weights) {
+#ifdef TAIL
+    weights.add(Linear<TAIL, HIDDEN, ROWS, STORE, ROWS == 1>::share(tail_args(p, w, width), blockIdx.x, gridDim.x));
+#endif
+}
+template <int KP>
+__device__ __forceinline__ void run_tail(const LinearArgs& p, const char* w, u32 width, Stages& weights, char* smem) {
+#ifdef TAIL
     Linear<TAIL, HIDDEN, ROWS, STORE, ROWS == 1> op;
-    op.start(p, weights, blockIdx.x, gridDim.x);
-    op.run(p, weights, smem);
+    op.run(tail_args(p, w, width), weights, smem, op.KP == KP);
 #endif
 }
 
 // x += down(silu(g) · u) with [g | u] = gate_up(norm(x)): the last two phases of every layer.
-// `gate` has been started before the barrier that made x whole.
-typedef Ring<ROWS> Stages;
 typedef Linear<GATE_UP, HIDDEN, ROWS, SWIGLU, ROWS == 1> GateUp;
 typedef Linear<DOWN, INTERMEDIATE, ROWS, ADD, false> Down;
 struct MlpArgs {
@@ -81,17 +89,23 @@ struct MlpArgs {
 __device__ __forceinline__ LinearArgs gate_up_args(const Coop& c, const MlpArgs& m) {
     return {m.gate_up, ROWS == 1 ? c.x : c.n, m.act, m.norm, m.eps, c.rows, INTERMEDIATE, c.ldx, m.lda};
 }
-__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, GateUp& gate, Stages& weights, char* smem,
-                                           int phase) {
+__device__ __forceinline__ LinearArgs down_args(const Coop& c, const MlpArgs& m) {
+    return {m.down, m.act, c.x, 0, 0, c.rows, HIDDEN, m.lda, c.ldx};
+}
+// The last products of the ring's.
+__device__ __forceinline__ void add_mlp(const Coop& c, const MlpArgs& m, Stages& weights) {
+    weights.add(GateUp::share(gate_up_args(c, m), blockIdx.x, gridDim.x));
+    weights.add(Down::share(down_args(c, m), blockIdx.x, gridDim.x));
+}
+__device__ __forceinline__ void mlp_phases(Coop& c, const MlpArgs& m, Stages& weights, char* smem, int phase) {
     ENTER(phase);
     if (ROWS > 1) c.norm_rows<HIDDEN>(m.norm, m.eps, smem);
+    GateUp gate;
     gate.run(gate_up_args(c, m), weights, smem);
     LEAVE(phase);
-    LinearArgs d = {m.down, m.act, c.x, 0, 0, c.rows, HIDDEN, m.lda, c.ldx};
-    Down down;
-    down.start(d, weights, blockIdx.x, gridDim.x);
     c.barrier();
     ENTER(phase + 1);
-    down.run(d, weights, smem);
+    Down down;
+    down.run(down_args(c, m), weights, smem);
     LEAVE(phase + 1);
 }

@@ -3,48 +3,52 @@
 //   phases   0 projections · 1 norm and rotation of q and k, KV write · 2 attention in pieces · 3 merge and gate ·
 //            4 W_O, its inputs in WO_SPLIT slots · 5 sum of the slots, in order, onto the residual (WO_SPLIT > 1) ·
 //            6 norm, gate and up, SwiGLU · 7 down, residual
-//   launch   grid = resident blocks, block 512, cooperative
-//   formats  PROJ, OUT, GATE_UP and DOWN of the weights; TAIL of the projections from row `split` on, if they have another
+//   launch   grid = resident blocks, block 512, cooperative, overlapped
+//   formats  QKV_PROJ, O_PROJ, GATE_UP and DOWN; TAIL of the projections from `split` on, if they have another
 //   traffic  the layer's weights once, K and V once
 #include "attention.cuh"
 #include "coop.cuh"
 
 #define WIDTH (V_COLUMN + NKV * HD)
-typedef Linear<PROJ, HIDDEN, ROWS, STORE, ROWS == 1> Qkv;
-typedef Linear<OUT, NH * HD, ROWS, WO_SPLIT == 1 ? ADD : STORE, false> Wo;
+typedef Linear<QKV_PROJ, HIDDEN, ROWS, STORE, ROWS == 1> Qkv;
+typedef Linear<O_PROJ, NH * HD, ROWS, WO_SPLIT == 1 ? ADD : STORE, false> Wo;
 
 extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1)
 coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_up, const char* down, const float* norm,
                float* act, float eps, u32 rows, u32 ldx, u32 lda, const float* input_norm, const char* qkv_proj,
                const char* o_proj, float* proj, float* attn, float* slots, const float* q_norm, const float* k_norm,
                const float* cos, const float* sin, void* pool, float* part, const u32* pages, const u32* positions,
-               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt,
-               const char* tail, u32 split) {
+               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt, const char* tail, u32 split) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
     Stages weights;
-    weights.init(SMEM);
+    weights.init();
     char* smem = SMEM + Stages::BYTES;
     u32 b = blockIdx.x, blocks = gridDim.x, warp = threadIdx.x / 32;
 
     LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, split, ldx, ldp};
-    {
-        Qkv op;
-        op.start(p, weights, b, blocks);
-        ENTER(0);
-        if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
-        op.run(p, weights, smem);
-        run_tail(p, tail, WIDTH, weights, smem);
-        LEAVE(0);
-    }
     // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several
-    u32 slot = b * WO_SPLIT / blocks, slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
+    u32 slot = WO_SPLIT == 1 ? 0 : b * WO_SPLIT / blocks;
+    u32 slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
     u32 slot_first = (slot * blocks + WO_SPLIT - 1) / WO_SPLIT;
     u32 slot_blocks = ((slot + 1) * blocks + WO_SPLIT - 1) / WO_SPLIT - slot_first;
     if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
     LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
-    Wo wo;
-    wo.start(w, weights, b - slot_first, slot_blocks, slot, WO_SPLIT);
+    weights.add(Qkv::share(p, b, blocks));
+    add_tail(p, tail, WIDTH, weights);
+    for (u32 s = slot; s < slots_end; s++) weights.add(Wo::share(w, b - slot_first, slot_blocks, s, WO_SPLIT));
+    add_mlp(c, m, weights);
+    weights.start();
+    launch_dependents();
+    wait_for_previous();
+    {
+        ENTER(0);
+        if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
+        Qkv op;
+        op.run(p, weights, smem);
+        run_tail<Qkv::KP>(p, tail, WIDTH, weights, smem);
+        LEAVE(0);
+    }
     c.barrier();
     ENTER(1);
     for (u32 i = b * LINEAR_WARPS + warp; i < rows * (NH + 2 * NKV); i += blocks * LINEAR_WARPS) {
@@ -76,16 +80,12 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     LEAVE(3);
     c.barrier();
     ENTER(4);
-    wo.run(w, weights, smem);
-    while (++slot < slots_end) {
-        __syncthreads();
-        w.out = slots + (u64)slot * rows * ldx;
-        wo.start(w, weights, 0, 1, slot, WO_SPLIT);
+    for (; slot < slots_end; slot++) {
+        if (WO_SPLIT > 1) w.out = slots + (u64)slot * rows * ldx;
+        Wo wo;
         wo.run(w, weights, smem);
     }
     LEAVE(4);
-    GateUp gate;
-    gate.start(gate_up_args(c, m), weights, b, blocks);
     c.barrier();
     if (WO_SPLIT > 1) {
         ENTER(5);
@@ -99,6 +99,6 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
         LEAVE(5);
         c.barrier();
     }
-    mlp_phases(c, m, gate, weights, smem, 6);
+    mlp_phases(c, m, weights, smem, 6);
 }
 EXPORT(coop_attention)

@@ -49,12 +49,12 @@ extern "C" __global__ void linear_partial(float* out, const float* x, const u16*
     wait_for_previous();
     u32 o = blockIdx.x * 8 + threadIdx.x / 32;
     if (o >= n) return;
-    const u16* row = w + (u64)o * pieces * kp;
+    const u16* row = w + (u64)(o / 8) * pieces * kp * 8 + o % 8 * 32; // of tiles of Bf16<pieces>, as weights.cuh says
     x += (u64)blockIdx.y * ldx;
     float sum = 0;
     for (u32 k = from + threadIdx.x % 32; k < to; k += 32) {
         float weight = 0;
-        for (u32 p = 0; p < pieces; p++) weight += __uint_as_float((u32)row[(u64)p * kp + k] << 16);
+        for (u32 p = 0; p < pieces; p++) weight += __uint_as_float((u32)row[((u64)p * kp + k) / 32 * 256 + k % 32] << 16);
         sum += x[k] * weight;
     }
     sum = warp_sum(sum);
@@ -77,13 +77,15 @@ __device__ __forceinline__ u32 hash(u64 i, u32 seed) {
     return h ^ h >> 16;
 }
 
-// Uniform bf16 weights in ±scale / 2, zero in the padding: a hash of the index.
-extern "C" __global__ void random_weights(u16* w, u64 n, u32 k, u32 kp, float scale, u32 seed) {
+// Uniform bf16 weights in ±scale / 2, a hash of the index, in tiles of Bf16<1>; zero in the padding of `n` outputs and `k`
+// inputs. `count` is all of them.
+extern "C" __global__ void random_weights(u16* w, u64 count, u32 n, u32 k, u32 kp, float scale, u32 seed) {
     launch_dependents();
     wait_for_previous();
-    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < n; i += (u64)gridDim.x * 256) {
+    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < count; i += (u64)gridDim.x * 256) {
+        bool inside = i / (8 * kp) * 8 + i / 32 % 8 < n && i / 256 % (kp / 32) * 32 + i % 32 < k;
         u32 h = hash(i, seed);
-        w[i] = i % kp < k ? (u16)pack_bf16(((float)(h >> 8) / 16777216.0f - 0.5f) * scale, 0.0f) : (u16)0;
+        w[i] = inside ? (u16)pack_bf16(((float)(h >> 8) / 16777216.0f - 0.5f) * scale, 0.0f) : (u16)0;
     }
 }
 EXPORT(random_weights)

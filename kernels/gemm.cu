@@ -4,14 +4,15 @@
 //   EPILOGUE 1   C[m, n] += Σ_k A[m, k]·W[n, k]                              (the residual, in place)
 //   EPILOGUE 2   C[m, n]  = silu(g)·u     g = Σ_k A[m, k]·W[n, k]     u = Σ_k A[m, k]·W[N + n, k]     (SwiGLU)
 //
-// Shapes   A [M, lda] bf16 · W [N, ldw] bf16, [2N, ldw] gate over up for EPILOGUE 2 · C [M, ldc] f32, bf16 with -D OUT_BF16
+// Shapes   A [M, lda] bf16 · W in tiles of Bf16<1> as weights.cuh says, K wide; gate, filled up
+//          to whole tiles, before up for EPILOGUE 2 · C [M, ldc] f32, bf16 with -D OUT_BF16
 // Launch   grid ⌈M/BM⌉·⌈N/COLUMNS⌉ · block (BM/WM)·(BN/WN)·32 · shared STAGES·(BM + BN)·BK·2 B
 //          COLUMNS, the columns of C a block makes, is BN, or BN/2 for EPILOGUE 2
 // Traffic  W once for every GROUP·BM rows, A from L2 once for every COLUMNS columns, C once (twice for EPILOGUE 1):
 //          62 MB at M = 512, N = K = 5120, for 26.8 GFLOP
 // Numbers  products of bf16 exact, sums in f32: each element of C is one chain of m16n8k16 over ascending k and so has the
 //          same bits for every M, row and tile shape
-// Needs    -D K BM BN BK WM WN STAGES EPILOGUE, as asserted below. lda and ldw multiples of 8, ldc of 2; the three pointers
+// Needs    -D K BM BN BK WM WN STAGES EPILOGUE, as asserted below. lda a multiple of 8, ldc of 2; the three pointers
 //          16-byte aligned; M, N ≥ 1. Joins the stream plainly or overlapped
 #include "common.cuh"
 
@@ -90,7 +91,7 @@ __device__ __forceinline__ void finish(Out* C, float (&acc)[WM / 16][WN / 8][4],
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc) {
+gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldc) {
     // Rows vary fastest within a group of GROUP tiles: a tile of W is read by neighbours in time.
     int tiles_m = (M + BM - 1) / BM, tiles_n = (N + COLUMNS - 1) / COLUMNS;
     int group = blockIdx.x / (GROUP * tiles_n), rest = blockIdx.x % (GROUP * tiles_n);
@@ -105,7 +106,8 @@ gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc
     int rows_left = M - m0 - row, cols_left = N - n0 - col;
     i64 lane_k = threadIdx.x % CHUNKS * 8;
     A += (m0 + row) * lda + lane_k;
-    W += (n0 + col + (EPILOGUE == 2 && row & 8 ? (i64)N : 0)) * ldw + lane_k;
+    int n = n0 + col + (EPILOGUE == 2 && row & 8 ? (N + 7) / 8 * 8 : 0);
+    W += (i64)(n / 8) * 8 * K + n % 8 * 32 + lane_k / 32 * 256 + lane_k % 32;
     char* to = SMEM + place(row, threadIdx.x % CHUNKS);
     auto copy_a = [&](int stage, const u16* from) {
 #pragma unroll
@@ -114,13 +116,13 @@ gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc
     };
     auto copy_w = [&](int stage, const u16* from) {
 #pragma unroll
-        for (int r = 0; r < BN; r += STEP, from += STEP * COLUMNS / BN * ldw)
+        for (int r = 0; r < BN; r += STEP, from += STEP * COLUMNS / BN * K)
             if (r * COLUMNS / BN < cols_left && (BN % STEP == 0 || r + row < BN))
                 cp_async16(to + stage + (BM + r) * (BK * 2), from);
     };
     // The weights do not depend on the kernels before this one.
 #pragma unroll
-    for (int s = 0; s < STAGES - 1; s++, W += BK)
+    for (int s = 0; s < STAGES - 1; s++, W += BK * 8)
         if (s < TILES) copy_w(s * STAGE, W);
     launch_dependents();
     wait_for_previous();
@@ -160,7 +162,7 @@ gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc
                     copy_w(writing, W);
                 }
                 cp_async_commit();
-                A += BK, W += BK;
+                A += BK, W += BK * 8;
                 writing = writing == (STAGES - 1) * STAGE ? 0 : writing + STAGE;
             }
 #pragma unroll
@@ -171,7 +173,8 @@ gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldw, i64 ldc
         }
     }
 
-    int m = m0 + wm, n = n0 + wn * COLUMNS / BN;
+    int m = m0 + wm;
+    n = n0 + wn * COLUMNS / BN;
     if (n0 + COLUMNS <= N) finish<true>(C, acc, m, n, M, N, ldc);
     else finish<false>(C, acc, m, n, M, N, ldc);
 }

@@ -1,7 +1,7 @@
 // mlp: x += down(silu(g) · u), [g | u] = gate_up(norm(x)), in one cooperative launch: the MLP of path lite.
 //
 //   shapes   HIDDEN, INTERMEDIATE; GATE_UP and DOWN are formats of weights; up to ROWS rows
-//   launch   grid = resident blocks, block 512, cooperative; phases: gate_up, down
+//   launch   grid = resident blocks, block 512, cooperative, overlapped; phases: gate_up, down
 //   traffic  the two matrices once
 #include "coop.cuh"
 
@@ -11,9 +11,11 @@ mlp(float* x, float* n, u32* counter, u64* timing, const char* gate_up, const ch
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
     Stages weights;
-    weights.init(SMEM);
-    GateUp gate;
-    gate.start(gate_up_args(c, m), weights, blockIdx.x, gridDim.x);
-    mlp_phases(c, m, gate, weights, SMEM + Stages::BYTES, 0);
+    weights.init();
+    add_mlp(c, m, weights);
+    weights.start();
+    launch_dependents();
+    wait_for_previous();
+    mlp_phases(c, m, weights, SMEM + Stages::BYTES, 0);
 }
 EXPORT(mlp)

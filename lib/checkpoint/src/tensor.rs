@@ -32,6 +32,15 @@ impl Dtype {
         }
     }
 
+    /// Little-endian elements as f32; exact.
+    pub fn widen(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Dtype::BF16 => pairs(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F16 => pairs(bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F32 => quads(bytes).map(f32::from_le_bytes).collect(),
+        }
+    }
+
     /// This build's type for one of safetensors', if it has one.
     pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
         match dtype {
@@ -69,11 +78,7 @@ impl Tensor {
 
     /// The elements as f32; exact for every dtype.
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            Dtype::BF16 => pairs(&self.bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::F16 => pairs(&self.bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::F32 => quads(&self.bytes).map(f32::from_le_bytes).collect(),
-        }
+        self.dtype.widen(&self.bytes)
     }
 
     /// The same tensor with f32 elements.

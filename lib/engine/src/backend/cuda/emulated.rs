@@ -202,7 +202,7 @@ impl State {
         let join = match launch.join {
             Join::Plain => 0,
             Join::Overlapped => 1,
-            Join::Cooperative => 2,
+            Join::Cooperative | Join::CooperativeOverlapped => 2,
         };
         let shape = Shape { grid: launch.grid, block: launch.block, smem: launch.smem, join };
         // SAFETY: the entry belongs to a library that lives as long as the device; `check` compared the arguments'
@@ -403,7 +403,7 @@ fn check(kernel: &Loaded, launch: &Launch, args: &[Arg], resident: u32) -> Resul
             kernel.smem
         ));
     }
-    if join == Join::Cooperative && blocks > u64::from(resident) {
+    if join.cooperative() && blocks > u64::from(resident) {
         return error(format!(
             "kernel `{name}`: a cooperative launch of {blocks} blocks, but {resident} are resident at once"
         ));

@@ -277,8 +277,8 @@ impl Cuda {
                 "{name}: no block of {smem} bytes of shared memory is resident"
             )));
         }
-        let launch =
-            Launch { grid: [self.multiprocessors, 1, 1], block: THREADS, smem, join: Join::Cooperative };
+        let join = if self.options.overlap { Join::CooperativeOverlapped } else { Join::Cooperative };
+        let launch = Launch { grid: [self.multiprocessors, 1, 1], block: THREADS, smem, join };
         self.gpu().launch(kernel, launch, args)
     }
 }

@@ -38,11 +38,8 @@ const LOW: [Tile; 3] =
 const SMALL: Tile = tile([128, 128], [64, 32], 3);
 
 impl Tile {
-    /// The tiles for a product of `m` rows, `n` columns (2 I for SwiGLU) and `k` inputs.
-    pub fn choose(m: usize, n: usize, k: usize, swiglu: bool, multiprocessors: u32, smem: u32) -> Tile {
-        if !k.is_multiple_of(64) {
-            return Tile { block: [128, 128], warp: [64, 64], depth: 32, stages: 4 };
-        }
+    /// The tiles for a product of `m` rows and `n` columns (2 I for SwiGLU).
+    pub fn choose(m: usize, n: usize, swiglu: bool, multiprocessors: u32, smem: u32) -> Tile {
         if let Some(low) = LOW.iter().find(|t| m <= t.block[0] && t.smem() <= smem) {
             return *low;
         }
@@ -99,21 +96,21 @@ impl Cuda {
     ) -> Result<(), Error> {
         let (swiglu, kp) = (epilogue == Epilogue::Swiglu, w.kp());
         let narrow = self.narrow(x, kp, rows)?;
-        let n = if swiglu { w.n() / 2 } else { w.n() };
-        let tile = Tile::choose(rows, w.n(), kp, swiglu, self.multiprocessors, self.gpu().shared_memory());
+        let tile = Tile::choose(rows, w.n(), swiglu, self.multiprocessors, self.gpu().shared_memory());
         let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
-        let args = [
-            ptr(out.at),
-            ptr(narrow),
-            ptr(w.head.at),
-            int(rows),
-            int(n),
-            Arg::U64(kp as u64),
-            Arg::U64(kp as u64),
-            Arg::U64(out.ld as u64),
-        ];
-        let grid = [rows.div_ceil(tile.block[0]) * n.div_ceil(columns), 1, 1];
-        self.launch((tile.unit(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
+        w.products(epilogue)?.into_iter().try_for_each(|part| {
+            let args = [
+                ptr(out.at + 4 * part.first as u64),
+                ptr(narrow),
+                ptr(part.at),
+                int(rows),
+                int(part.n),
+                Arg::U64(kp as u64),
+                Arg::U64(out.ld as u64),
+            ];
+            let grid = [rows.div_ceil(tile.block[0]) * part.n.div_ceil(columns), 1, 1];
+            self.launch((tile.unit(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
+        })
     }
 
     /// The rows of `x` as bf16, `[rows, kp]`.

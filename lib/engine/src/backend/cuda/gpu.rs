@@ -39,6 +39,19 @@ pub enum Join {
     Overlapped,
     /// all blocks resident at once, so that a grid barrier cannot hang
     Cooperative,
+    /// both
+    CooperativeOverlapped,
+}
+
+impl Join {
+    /// Whether it may start while its predecessor runs.
+    pub(super) fn overlapped(self) -> bool {
+        matches!(self, Join::Overlapped | Join::CooperativeOverlapped)
+    }
+    /// Whether all blocks are resident at once.
+    pub(super) fn cooperative(self) -> bool {
+        matches!(self, Join::Cooperative | Join::CooperativeOverlapped)
+    }
 }
 
 /// Grid, block and shared memory of a launch.

@@ -15,8 +15,9 @@ pub struct Mixer {
 }
 
 impl Mixer {
-    pub(super) fn defines(&self) -> Vec<(&'static str, String)> {
-        let mut defines = vec![("PROJ", self.proj.name()), ("OUT", self.out.name())];
+    /// `names`: of the projections, and of the matrix back.
+    pub(super) fn defines(&self, names: [&'static str; 2]) -> Vec<(&'static str, String)> {
+        let mut defines = vec![(names[0], self.proj.name()), (names[1], self.out.name())];
         defines.extend(self.tail.map(|tail| ("TAIL", tail.name())));
         defines
     }

@@ -138,7 +138,7 @@ impl Function {
             *value = arg.bits();
             *place = (value as *mut u64).cast();
         }
-        let mut attribute = attribute(launch.join);
+        let mut attributes = attributes(launch.join);
         let [x, y, z] = launch.grid;
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -149,11 +149,11 @@ impl Function {
             blockDimZ: 1,
             sharedMemBytes: launch.smem,
             hStream: stream,
-            numAttrs: u32::from(attribute.is_some()),
-            attrs: attribute.as_mut().map_or(null_mut(), |a| a),
+            numAttrs: attributes.len() as u32,
+            attrs: attributes.as_mut_ptr(),
         };
         // SAFETY: the function belongs to a loaded module; there is an argument of the right size for each of its
-        // parameters; the driver has copied arguments and attribute when it returns. What the kernel does with
+        // parameters; the driver has copied arguments and attributes when it returns. What the kernel does with
         // addresses is up to `kernels/`.
         unsafe { cu!(cuLaunchKernelEx(&config, self.handle, places.as_mut_ptr(), null_mut())) }
             .map_err(|e| named(e.to_string()))
@@ -195,21 +195,20 @@ impl Arg {
     }
 }
 
-fn attribute(join: Join) -> Option<sys::CUlaunchAttribute> {
+fn attributes(join: Join) -> Vec<sys::CUlaunchAttribute> {
     use sys::CUlaunchAttributeID_enum as Id;
+    let mut all = Vec::with_capacity(2);
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
-    let id = match join {
-        Join::Plain => return None,
-        Join::Overlapped => {
-            value.programmaticStreamSerializationAllowed = 1;
-            Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        }
-        Join::Cooperative => {
-            value.cooperative = 1;
-            Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE
-        }
-    };
-    Some(sys::CUlaunchAttribute { id, pad: [0; 4], value })
+    if join.overlapped() {
+        value.programmaticStreamSerializationAllowed = 1;
+        let id = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        all.push(sys::CUlaunchAttribute { id, pad: [0; 4], value });
+    }
+    if join.cooperative() {
+        value.cooperative = 1;
+        all.push(sys::CUlaunchAttribute { id: Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, pad: [0; 4], value });
+    }
+    all
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::gpu::{Arg, Ptr};
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
-use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Part, Rope, Vector, columns, int, ptr};
+use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
     AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
@@ -25,52 +25,31 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        self.part_launch(out.at, out, x, (w.k, &w.head), epilogue, norm, rows)?;
-        match (&w.tail, epilogue) {
-            (None, _) => Ok(()),
-            (Some(tail), Epilogue::Store | Epilogue::Add) => {
-                let at = out.at + (w.head.n * 4) as u64;
-                self.part_launch(at, out, x, (w.k, tail), epilogue, norm, rows)
-            }
-            (Some(_), Epilogue::Swiglu) => Err(Error::Launch("gate and up have different layouts".into())),
-        }
-    }
-
-    /// The same for the rows of one layout, whose outputs begin at `at`.
-    #[allow(clippy::too_many_arguments)]
-    fn part_launch(
-        &self,
-        at: Ptr,
-        out: &Buf,
-        x: &Buf,
-        (k, w): (usize, &Part),
-        epilogue: Epilogue,
-        norm: Option<(&Vector, f32)>,
-        rows: usize,
-    ) -> Result<(), Error> {
-        let op = Linear {
-            k,
-            layout: w.layout,
-            rows: Linear::rows_for(rows),
-            epilogue,
-            norm: norm.is_some(),
-            shared: self.gpu().shared_memory(),
-        };
-        let n = if epilogue == Epilogue::Swiglu { w.n / 2 } else { w.n };
-        let blocks = n.div_ceil(8).min(self.multiprocessors as usize);
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
-        let args = [
-            ptr(w.at),
-            ptr(x.at),
-            ptr(at),
-            ptr(norm),
-            Arg::F32(eps),
-            int(rows),
-            int(n),
-            int(x.ld),
-            int(out.ld),
-        ];
-        self.launch((op.unit(), "linear"), [blocks, rows.div_ceil(op.rows), 1], THREADS, op.smem(), &args)
+        w.products(epilogue)?.into_iter().try_for_each(|part| {
+            let op = Linear {
+                k: w.k,
+                layout: part.layout,
+                rows: Linear::rows_for(rows),
+                epilogue,
+                norm: norm != 0,
+                shared: self.gpu().shared_memory(),
+            };
+            let args = [
+                ptr(part.at),
+                ptr(x.at),
+                ptr(out.at + 4 * part.first as u64),
+                ptr(norm),
+                Arg::F32(eps),
+                int(rows),
+                int(part.n),
+                int(x.ld),
+                int(out.ld),
+            ];
+            let blocks = part.n.div_ceil(8).min(self.multiprocessors as usize);
+            let grid = [blocks, rows.div_ceil(op.rows), 1];
+            self.launch((op.unit(), "linear"), grid, THREADS, op.smem(), &args)
+        })
     }
 
     /// The product of the normed `x`; `n` is scratch.
@@ -297,20 +276,22 @@ impl Backend for Cuda {
         rows: usize,
     ) -> Result<(), Error> {
         let pieces = plain(w, "a product over a part of the inputs")?;
-        let args = [
-            ptr(out.at + (slot * w.n() * 4) as u64),
-            ptr(x.at),
-            ptr(w.head.at),
-            int(range.start),
-            int(range.end),
-            int(w.n()),
-            int(pieces),
-            int(w.kp()),
-            int(out.ld),
-            int(x.ld),
-        ];
-        let unit = (units::plain("elementwise.cu"), "linear_partial");
-        self.launch(unit, [w.n().div_ceil(8), rows, 1], 256, 0, &args)
+        w.parts().into_iter().try_for_each(|part| {
+            let args = [
+                ptr(out.at + 4 * (slot * w.n() + part.first) as u64),
+                ptr(x.at),
+                ptr(part.at),
+                int(range.start),
+                int(range.end),
+                int(part.n),
+                int(pieces),
+                int(w.kp()),
+                int(out.ld),
+                int(x.ld),
+            ];
+            let unit = (units::plain("elementwise.cu"), "linear_partial");
+            self.launch(unit, [part.n.div_ceil(8), rows, 1], 256, 0, &args)
+        })
     }
     fn gather(&self, out: &mut Buf, ws: &Buf, slots: usize, rows: usize) -> Result<(), Error> {
         let args = [ptr(out.at), ptr(ws.at), int(slots), int(out.width), int(out.ld), int(ws.ld)];

@@ -24,7 +24,7 @@ impl Cuda {
         if rest > 0 {
             let tail = Matrix::alloc(&self.memory, rest, inputs, BF16)?.head;
             self.fill_random(&tail, inputs, seed ^ 1)?;
-            matrix.tail = Some(tail);
+            matrix.tail = Some(Part { first: head, ..tail });
         }
         Ok(matrix)
     }
@@ -33,10 +33,15 @@ impl Cuda {
         let grid = [8 * self.multiprocessors as usize, 1, 1];
         let (deviation, kp) = (1.0 / (k as f32).sqrt(), part.layout.kp(k));
         if !part.layout.is_packed() {
-            let count = part.n as u64 * kp as u64;
-            let scale = deviation * 12f32.sqrt();
-            let args =
-                [ptr(part.at), Arg::U64(count), int(k), int(kp), Arg::F32(scale), Arg::U32(seed as u32)];
+            let args = [
+                ptr(part.at),
+                Arg::U64(part.layout.bytes(part.n, k) as u64 / 2),
+                int(part.n),
+                int(k),
+                int(kp),
+                Arg::F32(deviation * 12f32.sqrt()),
+                Arg::U32(seed as u32),
+            ];
             return self.launch((units::plain("elementwise.cu"), "random_weights"), grid, 256, 0, &args);
         }
         let words = part.n.div_ceil(8) * pack::tile_bytes(part.layout, k) / 4;

@@ -23,16 +23,17 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "gdn_sequence.cu",
     "gdn_step.cu",
     "gemm.cu",
-    "gemm_sm90.cu",
     "linear.cu",
     "linear.cuh",
     "mlp.cu",
     "norm.cu",
     "packed.cuh",
     "probe.cu",
+    "ring.cuh",
     "selftest.cu",
     "stream.cu",
     "to_bf16.cu",
+    "weights.cuh",
 ];
 
 /// The text of a file, if there is one of this name.

@@ -8,7 +8,7 @@ use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
 
 /// Inputs of a weight row are padded to a multiple of this with zeros.
-pub const CHUNK: usize = 32;
+pub const CHUNK: usize = 64;
 /// Warps of a `linear` block.
 const WARPS: usize = 16;
 /// Threads of a `linear`, `gdn_step` or `attend` block.
@@ -30,12 +30,11 @@ pub enum Epilogue {
 }
 
 /// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
-/// bytes of a block: `RING` in linear.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
+/// bytes of a block: `RING` in ring.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
 fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
-    let row = |pairs: u32| pairs * 128 + 64;
-    let slots = |n: u32| (n, 256 + n * 8 * row(16) + rest);
-    let tiles = |n: u32| (n, 256 + 4 * n * 8 * row(4) + rest);
-    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { [10, 8, 4, 2, 1].map(slots).to_vec() };
+    let slots = |n: u32| (n, 1280 + n * 16 * 1056 + rest);
+    let tiles = |n: u32| (n, 1280 + 4 * n * 4 * 1152 + rest);
+    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { (1..=10).rev().map(slots).collect() };
     all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
 }
 
@@ -88,7 +87,7 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (8, self.layout.kp(self.k) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.layout.kp(self.k) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -324,7 +323,7 @@ impl Coop {
     /// `coop_attention` and its shared memory.
     pub fn attention(&self, a: &AttentionUnit, mixer: Mixer, wo_split: usize) -> (Unit, u32) {
         let mut defines = vec![("WO_SPLIT", wo_split.to_string())];
-        defines.extend(mixer.defines());
+        defines.extend(mixer.defines(["QKV_PROJ", "O_PROJ"]));
         defines.extend(a.unit("").defines);
         let heads = WARPS * a.head_dim * 4;
         let out = self.product(a.num_heads * a.head_dim, mixer.out);
@@ -334,7 +333,7 @@ impl Coop {
     /// `coop_gdn` and its shared memory.
     pub fn gdn(&self, s: &GdnShape, mixer: Mixer) -> (Unit, u32) {
         let out = self.product(s.num_v_heads * s.v_dim, mixer.out);
-        let mut defines = mixer.defines();
+        let mut defines = mixer.defines(["IN_PROJ", "OUT_PROJ"]);
         defines.extend(gdn("", s).defines);
         self.unit("coop_gdn.cu", defines, &[self.projections(mixer), out, gdn_step_smem(s)])
     }
@@ -425,7 +424,7 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             let k = k.next_multiple_of(CHUNK);
             all.push(super::gemm::to_bf16(k));
             for m in [16, 32, 64, 512] {
-                let tile = Tile::choose(m, n, k, epilogue == Epilogue::Swiglu, H200.0, H200.1);
+                let tile = Tile::choose(m, n, epilogue == Epilogue::Swiglu, H200.0, H200.1);
                 all.push(tile.unit(k, epilogue));
             }
         }

@@ -1,23 +1,31 @@
-//! Weights on the device: matrices as sums of bf16 pieces or packed, vectors as f32, all padded with zeros.
+//! Weights on the device: matrices in tiles of bf16 pieces or packed, vectors as f32, all filled up with zeros.
 
 use super::arena::Arena;
 use super::gpu::Ptr;
 use super::pack;
-use super::units::CHUNK;
+use super::units::{CHUNK, Epilogue};
 use crate::Error;
 use cute_checkpoint::{Dtype, Tensor, Weight};
 use half::bf16;
+use rayon::prelude::*;
 
-/// How a matrix lies in memory.
+/// Outputs of a tile: the n of the tensor cores' m16n8k16.
+pub(super) const TILE: usize = 8;
+/// Inputs of an output that lie together.
+const RUN: usize = 32;
+/// Bytes that are brought into the device's order at once.
+const GROUP: usize = 64 << 20;
+
+/// How a matrix lies in memory: tiles of 8 outputs, as kernels/weights.cuh says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// `[n, pieces · kp]`, whose row is `pieces` blocks of `kp` values that sum to the weights: 1 piece for bf16, 2 for
-    /// f16, 3 for f32; then no bit is lost
+    /// `[n / 8, pieces · kp / 32, 8, 32]` of bf16 values that sum to the weights: 1 piece for bf16, 2 for f16, 3 for f32;
+    /// then no bit is lost
     Bf16 {
         /// of each weight
         pieces: usize,
     },
-    /// tiles of 8 outputs, blocks of 128 inputs, as kernels/packed.cuh says
+    /// blocks of 128 inputs, as kernels/packed.cuh says
     Fp8,
     /// the same
     Nvfp4,
@@ -43,20 +51,26 @@ impl Layout {
             Layout::Nvfp4 => "Nvfp4".into(),
         }
     }
+    /// Bytes of a tile of `k` inputs.
+    pub(super) fn tile_bytes(self, k: usize) -> usize {
+        match self {
+            Layout::Bf16 { pieces } => TILE * pieces * self.kp(k) * 2,
+            Layout::Fp8 | Layout::Nvfp4 => pack::tile_bytes(self, k),
+        }
+    }
     /// Bytes of `n` outputs of `k` inputs.
     pub fn bytes(self, n: usize, k: usize) -> usize {
-        match self {
-            Layout::Bf16 { pieces } => n * pieces * self.kp(k) * 2,
-            Layout::Fp8 => n.div_ceil(8) * pack::tile_bytes(self, k),
-            Layout::Nvfp4 => n.div_ceil(8) * (pack::tile_bytes(self, k) + 8 * 4),
-        }
+        let factors = if self == Layout::Nvfp4 { TILE * 4 } else { 0 };
+        n.div_ceil(TILE) * (self.tile_bytes(k) + factors)
     }
 }
 
-/// Rows of a matrix that have one layout.
+/// Outputs of one layout, whose tiles follow each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     pub(super) at: Ptr,
+    /// the first output
+    pub first: usize,
     /// outputs
     pub n: usize,
     /// of all of them
@@ -68,10 +82,12 @@ pub struct Part {
 pub struct Matrix {
     /// inputs
     pub k: usize,
-    /// its rows, or the first of them
+    /// its outputs, or the first of them
     pub head: Part,
-    /// its last rows, where they are plain and the others packed
+    /// its last outputs, where they are plain and the others packed
     pub tail: Option<Part>,
+    /// gate over up: both halves of the head begin with a tile of their own
+    halves: bool,
 }
 
 impl Matrix {
@@ -79,34 +95,70 @@ impl Matrix {
     pub fn n(&self) -> usize {
         self.head.n + self.tail.map_or(0, |t| t.n)
     }
-    /// Inputs of the first rows, padded.
+    /// Inputs of the first outputs, filled up.
     pub fn kp(&self) -> usize {
         self.head.layout.kp(self.k)
     }
-    /// bf16 pieces of a weight, if all rows have them.
+    /// bf16 pieces of a weight, if all outputs have them.
     pub fn pieces(&self) -> Option<usize> {
         match (self.head.layout, self.tail) {
             (Layout::Bf16 { pieces }, None) => Some(pieces),
             _ => None,
         }
     }
+    /// What a product is made of: all of it, in one piece if both halves give one output.
+    pub(super) fn products(&self, epilogue: Epilogue) -> Result<Vec<Part>, Error> {
+        match (epilogue, self.tail) {
+            (Epilogue::Swiglu, None) => Ok(vec![Part { n: self.head.n / 2, ..self.head }]),
+            (Epilogue::Swiglu, Some(_)) => Err(Error::Launch("gate and up have different layouts".into())),
+            _ => Ok(self.parts()),
+        }
+    }
+    /// The head, or its halves if the first does not fill its last tile; the tail.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let head = self.head;
+        let count = if self.halves && !(head.n / 2).is_multiple_of(TILE) { 2 } else { 1 };
+        let n = head.n / count;
+        let bytes = n.div_ceil(TILE) * head.layout.tile_bytes(self.k);
+        let part = |i| Part { at: head.at + (i * bytes) as Ptr, first: i * n, n, ..head };
+        (0..count).map(part).chain(self.tail).collect()
+    }
 
     /// Memory for a matrix of one layout.
     pub(super) fn alloc(memory: &Arena, n: usize, k: usize, layout: Layout) -> Result<Self, Error> {
-        let at = memory.alloc(layout.bytes(n, k))?;
-        Ok(Matrix { k, head: Part { at, n, layout }, tail: None })
+        let head = Part { at: 0, first: 0, n, layout };
+        Matrix { k, head, tail: None, halves: false }.placed(memory)
+    }
+    fn placed(mut self, memory: &Arena) -> Result<Self, Error> {
+        let bytes = self.parts().iter().map(|part| part.layout.bytes(part.n, self.k)).sum();
+        self.head.at = memory.alloc(bytes)?;
+        Ok(self)
     }
 
     /// Loads tensors with equal inputs, stacked by rows.
     pub(super) fn load(memory: &Arena, tensors: &[Tensor]) -> Result<Self, Error> {
-        let (n, k) = stacked(tensors.iter().map(|t| (&t.name[..], &t.shape[..])))?;
         let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
-        let matrix = Self::alloc(memory, n, k, Layout::Bf16 { pieces })?;
-        let mut to = matrix.head.at;
-        for t in tensors {
-            let bytes = rows(t, k, pieces);
-            memory.gpu.upload(to, &bytes)?;
-            to += bytes.len() as u64;
+        Self::load_pieces(memory, tensors, pieces, tensors.len() == 2)
+    }
+
+    /// `pair`: two tensors of equal outputs may be gate and up.
+    fn load_pieces(memory: &Arena, tensors: &[Tensor], pieces: usize, pair: bool) -> Result<Self, Error> {
+        let (n, k) = stacked(tensors.iter().map(|t| (&t.name[..], &t.shape[..])))?;
+        let rows: Vec<_> = tensors.iter().flat_map(|t| (0..t.shape[0]).map(move |row| (t, row))).collect();
+        let halves = pair && n == 2 * tensors[0].shape[0];
+        let layout = Layout::Bf16 { pieces };
+        let head = Part { at: 0, first: 0, n, layout };
+        let matrix = Matrix { k, head, tail: None, halves }.placed(memory)?;
+        let tile_bytes = layout.tile_bytes(k);
+        for part in matrix.parts() {
+            let mut to = part.at;
+            for rows in rows[part.first..][..part.n].chunks((GROUP / tile_bytes).max(1) * TILE) {
+                let mut group = vec![0u8; rows.len().div_ceil(TILE) * tile_bytes];
+                let tiles = group.par_chunks_mut(tile_bytes).zip(rows.par_chunks(TILE));
+                tiles.for_each(|(tile, rows)| fill([k, matrix.kp(), pieces], tile, rows));
+                memory.gpu.upload(to, &group)?;
+                to += group.len() as Ptr;
+            }
         }
         Ok(matrix)
     }
@@ -125,28 +177,23 @@ impl Matrix {
         let rest: usize = plain.iter().map(|w| w.shape()[0]).sum();
         let (Some(Some(layout)), true, Some(tensors)) = (layouts.first(), one && 4 * rest < n, tensors)
         else {
-            return Self::widen(memory, weights, n, k);
+            return Self::widen(memory, weights);
         };
         let mut matrix = Self::alloc(memory, n - rest, k, *layout)?;
         pack::upload(memory, &matrix.head, k, packed)?;
         if !tensors.is_empty() {
-            matrix.tail = Some(Self::load(memory, &tensors)?.head);
+            let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
+            let tail = Self::load_pieces(memory, &tensors, pieces, false)?.head;
+            matrix.tail = Some(Part { first: n - rest, ..tail });
         }
         Ok(matrix)
     }
 
-    fn widen(memory: &Arena, weights: &[Weight], n: usize, k: usize) -> Result<Self, Error> {
+    fn widen(memory: &Arena, weights: &[Weight]) -> Result<Self, Error> {
         let pieces = weights.iter().map(|w| w.to_f32().into_iter().map(pieces_of).max().unwrap_or(1));
         let pieces = pieces.max().unwrap_or(1);
-        let matrix = Self::alloc(memory, n, k, Layout::Bf16 { pieces })?;
-        let mut to = matrix.head.at;
-        for w in weights {
-            let wide = w.clone().into_tensor();
-            let bytes = rows(&wide, k, pieces);
-            memory.gpu.upload(to, &bytes)?;
-            to += bytes.len() as u64;
-        }
-        Ok(matrix)
+        let tensors: Vec<Tensor> = weights.iter().map(|w| w.clone().into_tensor()).collect();
+        Self::load_pieces(memory, &tensors, pieces, weights.len() == 2)
     }
 }
 
@@ -167,25 +214,29 @@ fn stacked<'a>(shapes: impl Iterator<Item = (&'a str, &'a [usize])>) -> Result<(
     Ok((n, k))
 }
 
-/// The rows of a tensor as bf16 pieces.
-fn rows(t: &Tensor, k: usize, pieces: usize) -> std::borrow::Cow<'_, [u8]> {
-    let kp = k.next_multiple_of(CHUNK);
-    if t.dtype == Dtype::BF16 && pieces == 1 && kp == k {
-        return (&t.bytes[..]).into();
-    }
-    let values = t.to_f32();
-    let mut out = vec![bf16::ZERO; values.len() / k.max(1) * pieces * kp];
-    for (row, out) in values.chunks_exact(k.max(1)).zip(out.chunks_exact_mut(pieces * kp)) {
-        for (i, &x) in row.iter().enumerate() {
-            let mut rest = x;
-            for piece in out.chunks_exact_mut(kp) {
-                piece[i] = bf16::from_f32(rest);
+/// Fills a tile of zeros with up to [`TILE`] rows of `k` inputs, as bf16 pieces.
+fn fill([k, kp, pieces]: [usize; 3], tile: &mut [u8], rows: &[(&Tensor, usize)]) {
+    // the place of an output's inputs from a multiple of RUN on
+    let place = |output: usize, run: usize| (run * TILE + output) * RUN * 2;
+    for (output, (t, row)) in rows.iter().enumerate() {
+        let bytes = k * t.dtype.size();
+        let row = &t.bytes[row * bytes..][..bytes];
+        if t.dtype == Dtype::BF16 {
+            for (run, bytes) in row.chunks(RUN * 2).enumerate() {
+                tile[place(output, run)..][..bytes.len()].copy_from_slice(bytes);
+            }
+            continue;
+        }
+        for (i, mut rest) in t.dtype.widen(row).into_iter().enumerate() {
+            for piece in 0..pieces {
+                let value = bf16::from_f32(rest);
+                let at = place(output, (piece * kp + i) / RUN) + i % RUN * 2;
+                tile[at..][..2].copy_from_slice(&value.to_le_bytes());
                 // what is not finite is all in the first piece
-                rest = if piece[i].is_finite() { rest - piece[i].to_f32() } else { 0.0 };
+                rest = if value.is_finite() { rest - value.to_f32() } else { 0.0 };
             }
         }
     }
-    out.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
 /// bf16 pieces that hold a dtype's mantissa.
