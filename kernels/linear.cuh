@@ -141,7 +141,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first,
                                              const char* smem) {
         int own = (threadIdx.x >> 5) % Stages::UNITS, g = (threadIdx.x & 31) >> 2;
-#pragma unroll
+#pragma unroll(MAXROWS > 8 ? 1 : ROUNDS) // sixteen rows are short of registers
         for (int round = 0; round < ROUNDS; round++) {
             u32 unit = first + round * 4 * Stages::UNITS + own;
             bool in = unit < units;
