@@ -32,6 +32,9 @@ struct Fp8 {
     __device__ __forceinline__ static float2 scales(const char* strip, int unit) {
         return *(const float2*)(block(strip, unit) + (threadIdx.x & 3) * 8);
     }
+    __device__ __forceinline__ static float scale(const char* strip, int unit, int output) {
+        return ((const float*)block(strip, unit))[output];
+    }
     __device__ __forceinline__ static int input(int half) { return (threadIdx.x & 3) * 16 + half * 8; }
     __device__ __forceinline__ static u32 widen(u32 sign, u32 size) {
         return mul_bf16((sign & 0x80008000u) | (size & 0x07f007f0u), 0x7b807b80u); // 2^120
@@ -55,5 +58,6 @@ struct Nvfp4 {
                           mul_bf16((x << 2 & SIGN) | (x >> 3 & SIZE), scale));
     }
     __device__ __forceinline__ static float2 scales(const char*, int) { return make_float2(1, 1); }
+    __device__ __forceinline__ static float scale(const char*, int, int) { return 1; }
     __device__ __forceinline__ static int input(int half) { return (threadIdx.x & 3) * 16 + half * 8; }
 };

@@ -6,7 +6,7 @@ mod common;
 mod testing;
 
 use common::random_floats;
-use cute_checkpoint::{Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
+use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
 use cute_engine::backend::cuda::{Cuda, Layout, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
@@ -78,7 +78,7 @@ fn tensor(dtype: Dtype, n: usize, k: usize, seed: u64) -> Tensor {
 }
 
 /// A step of `n` rows of as many sequences.
-fn batch(n: usize) -> Batch {
+fn batch(kind: BatchKind, n: usize) -> Batch {
     let segment = |i| Segment {
         owner: i as u64,
         slot: i as u32 + 1,
@@ -90,7 +90,7 @@ fn batch(n: usize) -> Batch {
         len: 1,
     };
     Batch {
-        kind: BatchKind::Decode,
+        kind,
         tokens: (0..n as u32).collect(),
         segments: (0..n).map(segment).collect(),
         logit_rows: Vec::new(),
@@ -99,10 +99,15 @@ fn batch(n: usize) -> Batch {
 
 /// A buffer with rows `first` to `first + m` of a table: they are embedded.
 fn rows<B: Backend>(b: &B, t: &Tensor, first: usize, m: usize) -> B::Buf {
+    rows_of(BatchKind::Decode, b, t, first, m)
+}
+
+/// What follows is of a step of this kind.
+fn rows_of<B: Backend>(kind: BatchKind, b: &B, t: &Tensor, first: usize, m: usize) -> B::Buf {
     let table = b.matrix(std::slice::from_ref(t)).unwrap();
     let mut buf = b.buf(m, t.shape[1]).unwrap();
     let tokens: Vec<u32> = (first as u32..(first + m) as u32).collect();
-    let batch = Batch { tokens: tokens.clone(), ..batch(m) };
+    let batch = Batch { tokens: tokens.clone(), ..batch(kind, m) };
     b.step(&batch, &[], &mut || b.embed(&mut buf, &table, &tokens).map(|()| Vec::new())).unwrap();
     buf
 }
@@ -130,8 +135,21 @@ impl Case {
 
     /// Every product once, of rows `first` to `first + m`; the results by name.
     fn products<B: Backend>(&self, b: &B, first: usize, m: usize) -> Vec<(&'static str, Vec<f32>)> {
+        self.products_of(BatchKind::Decode, b, first, m)
+    }
+    /// The same in a prompt.
+    fn in_a_prompt<B: Backend>(&self, b: &B, first: usize, m: usize) -> Vec<(&'static str, Vec<f32>)> {
+        self.products_of(BatchKind::Prefill, b, first, m)
+    }
+    fn products_of<B: Backend>(
+        &self,
+        kind: BatchKind,
+        b: &B,
+        first: usize,
+        m: usize,
+    ) -> Vec<(&'static str, Vec<f32>)> {
         let (k, n) = (self.k, self.outputs());
-        let x = rows(b, &tensor(Dtype::F32, ROWS, k, 100), first, m);
+        let x = rows_of(kind, b, &tensor(Dtype::F32, ROWS, k, 100), first, m);
         let w = b.packed_matrix(self.weights()).unwrap();
         let norm = b.vector(&Tensor { shape: vec![k], ..tensor(Dtype::F32, 1, k, 101) }).unwrap();
         let residual = tensor(Dtype::F32, ROWS, n, 102);
@@ -142,7 +160,7 @@ impl Case {
         all.push(("linear", b.read(&out, m).unwrap()));
         b.norm_linear(&mut out, &mut normed, &x, norm, &w, m).unwrap();
         all.push(("norm_linear", b.read(&out, m).unwrap()));
-        let mut sum = rows(b, &residual, first, m);
+        let mut sum = rows_of(kind, b, &residual, first, m);
         b.linear_add(&mut sum, &mut out, &x, &w, m).unwrap();
         all.push(("linear_add", b.read(&sum, m).unwrap()));
         if let [(a, one), (b_, two)] = self.stack[..]
@@ -159,7 +177,10 @@ impl Case {
 }
 
 fn backend() -> Option<Cuda> {
-    let config = common::tiny().config;
+    backend_of(common::tiny().config)
+}
+
+fn backend_of(config: Config) -> Option<Cuda> {
     let backend = Cuda::new(device()?, &config, Options { graphs: false, ..Options::default() }).unwrap();
     let shape = CacheShape {
         num_pages: ROWS + 1,
@@ -268,6 +289,36 @@ fn random_weights_of_every_format_have_the_variance_they_should() {
             // x is uniform within ±1: a variance of a third
             let variance = part.iter().map(|y| y * y).sum::<f32>() / part.len() as f32;
             assert!((0.2..0.5).contains(&variance), "{format:?}, {name} rows: {variance}");
+        }
+    }
+}
+
+/// Activations and weights have 8 bits of mantissa in a prompt's products.
+const PROMPT_TOLERANCE: f32 = 1e-2;
+
+#[test]
+fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
+    // wide enough a model for the tensor cores; the matrices are smaller
+    let config = Config { hidden_size: 512, ..common::tiny().config };
+    let Some(cuda) = backend_of(config) else { return };
+    use Kind::*;
+    for case in [
+        Case::new(128, &[(Block(8, 128), 40), (Block(8, 128), 40)]),
+        Case::new(112, &[(Divided, 48), (Multiplied, 48)]),
+        Case::new(128, &[(Channel, 64), (Plain(Dtype::BF16), 5), (Plain(Dtype::BF16), 5)]),
+    ] {
+        let all = case.in_a_prompt(&cuda, 0, ROWS);
+        let decoded = case.products(&cuda, 0, ROWS);
+        for ((name, ours), (_, reference)) in all.iter().zip(case.products(&Cpu::default(), 0, ROWS)) {
+            let scale = reference.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            let worst = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= PROMPT_TOLERANCE * scale, "{name}, {:?}: {worst:e} of {scale:e}", case.stack);
+        }
+        // x has fewer bits there: else these were the kernels of decoding
+        assert_ne!(all[0].1, decoded[0].1, "{:?}", case.stack);
+        for ((name, part), (_, together)) in case.in_a_prompt(&cuda, 5, 2).iter().zip(&all) {
+            let width = part.len() / 2;
+            assert_eq!(part[..], together[5 * width..7 * width], "{name}, {:?}", case.stack);
         }
     }
 }

@@ -123,6 +123,10 @@ pub struct Cuda {
     tensor_cores: bool,
     /// activations of a prompt as bf16
     narrow_rows: Cell<Ptr>,
+    /// a packed matrix as bf16, for a prompt's product; and its bytes
+    unpacked: Cell<(Ptr, usize)>,
+    /// bytes of the largest
+    most_unpacked: Cell<usize>,
     /// of the delta rule over prompts, `[rows, Hv, 8]`
     delta_scalars: Cell<Ptr>,
     /// matrices of the chunks of a prompt, with `gdn_chunked`
@@ -173,6 +177,8 @@ impl Cuda {
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
+            unpacked: Cell::new((0, 0)),
+            most_unpacked: Cell::new(0),
             delta_scalars: Cell::new(0),
             gdn_chunks: Cell::new(0),
             memory,
@@ -320,8 +326,9 @@ impl Cuda {
         if self.tensor_cores {
             let heads = config.num_attention_heads * config.head_dim;
             let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
-            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);
+            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
             self.narrow_rows.set(self.memory.alloc(shape.max_rows * widest * 2)?);
+            self.room_to_unpack(self.most_unpacked.get())?;
         }
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
         *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);

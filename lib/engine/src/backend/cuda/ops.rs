@@ -176,10 +176,10 @@ impl Backend for Cuda {
         true
     }
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
-        Matrix::load_packed(&self.memory, &weights)
+        Matrix::load_packed(&self.memory, &weights).map(|w| self.noted(w))
     }
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
-        self.random(outputs, inputs, seed)
+        self.random(outputs, inputs, seed).map(|w| self.noted(w))
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)

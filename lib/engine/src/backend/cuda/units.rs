@@ -413,16 +413,20 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
         }
     }
     if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
-        for (n, k, epilogue) in [
-            (g.width(), h, Epilogue::Store),
-            (a.width(), h, Epilogue::Store),
-            (2 * i, h, Epilogue::Swiglu),
-            (h, heads, Epilogue::Add),
-            (h, values, Epilogue::Add),
-            (h, i, Epilogue::Add),
+        for (layout, n, k, epilogue) in [
+            (l.gdn.proj, g.width(), h, Epilogue::Store),
+            (l.gdn.tail.unwrap_or(BF16), 2 * g.num_v_heads, h, Epilogue::Store),
+            (l.attention.proj, a.width(), h, Epilogue::Store),
+            (l.gate_up, 2 * i, h, Epilogue::Swiglu),
+            (l.attention.out, h, heads, Epilogue::Add),
+            (l.gdn.out, h, values, Epilogue::Add),
+            (l.down, h, i, Epilogue::Add),
         ] {
-            let k = k.next_multiple_of(CHUNK);
+            let k = layout.kp(k);
             all.push(super::gemm::to_bf16(k));
+            if layout.is_packed() {
+                all.push(super::gemm::unpack(layout, k));
+            }
             for m in [16, 32, 64, 512] {
                 let tile = Tile::choose(m, n, epilogue == Epilogue::Swiglu, H200.0, H200.1);
                 all.push(tile.unit(k, epilogue));
