@@ -54,6 +54,12 @@ __device__ __forceinline__ u16 pack_e4m3(float lo, float hi) {
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(v) : "f"(hi), "f"(lo));
     return v;
 }
+// Products of two pairs, rounded to nearest even; subnormal numbers are numbers.
+__device__ __forceinline__ u32 mul_bf16(u32 a, u32 b) {
+    u32 v;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+    return v;
+}
 // Two e4m3 to f16x2, exact.
 __device__ __forceinline__ u32 unpack_e4m3(u16 x) {
     u32 v;

@@ -4,6 +4,7 @@
 //            4 W_O, its inputs in WO_SPLIT slots · 5 sum of the slots, in order, onto the residual (WO_SPLIT > 1) ·
 //            6 norm, gate and up, SwiGLU · 7 down, residual
 //   launch   grid = resident blocks, block 512, cooperative, overlapped
+//   formats  QKV_PROJ, O_PROJ, GATE_UP and DOWN; TAIL of the projections from `split` on, if they have another
 //   traffic  the layer's weights once, K and V once
 #include "attention.cuh"
 #include "coop.cuh"
@@ -17,7 +18,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
                float* act, float eps, u32 rows, u32 ldx, u32 lda, const float* input_norm, const char* qkv_proj,
                const char* o_proj, float* proj, float* attn, float* slots, const float* q_norm, const float* k_norm,
                const float* cos, const float* sin, void* pool, float* part, const u32* pages, const u32* positions,
-               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt) {
+               u32 max_pages, u32 max_pieces, u32 layer, u32 ldp, u32 ldt, const char* tail, u32 split) {
     Coop c = {x, n, counter, timing, rows, ldx, 0};
     MlpArgs m = {gate_up, down, norm, act, eps, lda};
     Stages weights;
@@ -25,7 +26,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     char* smem = SMEM + Stages::BYTES;
     u32 b = blockIdx.x, blocks = gridDim.x, warp = threadIdx.x / 32;
 
-    LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, WIDTH, ldx, ldp};
+    LinearArgs p = {qkv_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, split, ldx, ldp};
     // this block's slot and its place among the slot's blocks; a grid of fewer blocks than slots gives a block several
     u32 slot = WO_SPLIT == 1 ? 0 : b * WO_SPLIT / blocks;
     u32 slots_end = blocks < WO_SPLIT ? (b + 1) * WO_SPLIT / blocks : slot + 1;
@@ -34,6 +35,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
     LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
     weights.add(Qkv::share(p, b, blocks));
+    add_tail(p, tail, WIDTH, weights);
     for (u32 s = slot; s < slots_end; s++) weights.add(Wo::share(w, b - slot_first, slot_blocks, s, WO_SPLIT));
     add_mlp(c, m, weights);
     weights.start();
@@ -44,6 +46,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
         Qkv op;
         op.run(p, weights, smem);
+        run_tail<Qkv::KP>(p, tail, WIDTH, weights, smem);
         LEAVE(0);
     }
     c.barrier();

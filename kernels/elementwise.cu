@@ -70,6 +70,13 @@ extern "C" __global__ void any_other(u32* flag, const u32* words, u64 n, u32 wor
 }
 EXPORT(any_other)
 
+__device__ __forceinline__ u32 hash(u64 i, u32 seed) {
+    u32 h = (u32)i * 2654435761u ^ seed ^ (u32)(i >> 32) * 0x9e3779b9u;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    return h ^ h >> 16;
+}
+
 // Uniform bf16 weights in ±scale / 2, a hash of the index, in tiles of Bf16<1>; zero in the padding of `n` outputs and `k`
 // inputs. `count` is all of them.
 extern "C" __global__ void random_weights(u16* w, u64 count, u32 n, u32 k, u32 kp, float scale, u32 seed) {
@@ -77,11 +84,21 @@ extern "C" __global__ void random_weights(u16* w, u64 count, u32 n, u32 k, u32 k
     wait_for_previous();
     for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < count; i += (u64)gridDim.x * 256) {
         bool inside = i / (8 * kp) * 8 + i / 32 % 8 < n && i / 256 % (kp / 32) * 32 + i % 32 < k;
-        u32 h = (u32)i * 2654435761u ^ seed ^ (u32)(i >> 32) * 0x9e3779b9u;
-        h = (h ^ (h >> 16)) * 0x85ebca6bu;
-        h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-        h ^= h >> 16;
+        u32 h = hash(i, seed);
         w[i] = inside ? (u16)pack_bf16(((float)(h >> 8) / 16777216.0f - 0.5f) * scale, 0.0f) : (u16)0;
     }
 }
 EXPORT(random_weights)
+
+// Packed weights in blocks of so many words, the first `head` of which are scales: bits of a hash that `scales` or `codes`
+// leaves, and those of `scale`. What lies behind the first `n` words is `factor`.
+extern "C" __global__ void random_packed(u32* w, u64 n, u64 all, u32 block, u32 head, u32 codes, u32 scales, u32 scale,
+                                         float factor, u32 seed) {
+    launch_dependents();
+    wait_for_previous();
+    for (u64 i = (u64)blockIdx.x * 256 + threadIdx.x; i < all; i += (u64)gridDim.x * 256) {
+        u32 h = hash(i, seed);
+        w[i] = i >= n ? __float_as_uint(factor) : i % block < head ? (h & scales) | scale : h & codes;
+    }
+}
+EXPORT(random_packed)

@@ -240,6 +240,11 @@ static inline unsigned emu_bf16(float x) {
 }
 static inline unsigned pack_bf16(float lo, float hi) { return emu_bf16(hi) << 16 | emu_bf16(lo); }
 
+static inline unsigned mul_bf16(unsigned a, unsigned b) {
+    auto half = [](unsigned x, int i) { return __uint_as_float(i ? x & 0xffff0000u : x << 16); };
+    return pack_bf16(half(a, 0) * half(b, 0), half(a, 1) * half(b, 1));
+}
+
 static inline unsigned emu_e4m3(float x) {
     const unsigned u = __float_as_uint(x), sign = u >> 24 & 0x80, a = u & 0x7fffffff;
     const float size = __uint_as_float(a);

@@ -6,7 +6,13 @@
 //   traffic  W once for each y; x from L2
 #include "linear.cuh"
 
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, BLOCKS)
+// Packed weights want more than half the registers on devices from sm_120 on, whose shared memory the ring fills anyway.
+#if __CUDA_ARCH__ >= 1200
+#define RESIDENT (WEIGHTS::GRAIN == 1 ? BLOCKS : 1)
+#else
+#define RESIDENT BLOCKS
+#endif
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, RESIDENT)
 linear(const char* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo) {
     using Op = Linear<WEIGHTS, INPUTS, ROWS, EPILOGUE, NORM != 0>;
     u32 row0 = blockIdx.y * ROWS;

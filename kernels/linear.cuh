@@ -10,12 +10,13 @@
 // order, and an output is Σ over warps, ascending, of (hi chain + lo chain): its bits do not depend on the number of rows, on
 // the row's place, on the grid, nor on the ring. One row of x lies in shared memory.
 #pragma once
+#include "packed.cuh"
 #include "ring.cuh"
 
 enum Epilogue { STORE = 0, ADD = 1, SWIGLU = 2 };
 
 struct LinearArgs {
-    const char* w;     // of n outputs, or of gate and then up, each filled up to whole tiles
+    const char* w;     // of n outputs, or of gate and then up, each filled up to whole tiles; then factors, if W has them
     const float* x;    // [rows, ldx]
     float* out;        // [rows, ldo]
     const float* norm; // [K], zero-centred, when NORMED
@@ -26,13 +27,15 @@ struct LinearArgs {
 template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     typedef Ring<MAXROWS> Stages;
     static constexpr bool ONE = Stages::ONE;
-    static constexpr int KP = (K + 63) / 64 * 64;
+    static constexpr int XP = (K + 63) / 64 * 64; // of x
+    static constexpr int KP = (XP + W::GRAIN * 64 - 1) / (W::GRAIN * 64) * (W::GRAIN * 64);
     static constexpr int UNITS = W::PIECES * KP / 64;
     static constexpr int V = EPI == SWIGLU ? 2 : 1;      // tiles of W for a tile of outputs: gate, then up
-    static constexpr int T = ONE ? W::TILES : RING;      // tiles of W with sums in registers
+    static constexpr int WIDE = MAXROWS > 8 && W::SCALED_SUMS && RING > 4 ? 4 : RING; // as registers allow
+    static constexpr int T = ONE ? W::TILES : WIDE;      // tiles of W with sums in registers
     static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;   // strips of each in a stage
     static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
-    static constexpr int P = ONE ? 16 : 2;               // tiles of W with sums in shared memory
+    static constexpr int P = ONE ? 16 / (2 * T) * (2 * T) : 2; // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
@@ -48,8 +51,9 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         s.tile0 = all * b / blocks;
         s.tiles = (all * (b + 1) / blocks - s.tile0) * V;
         s.swiglu = V - 1;
-        s.unit0 = UNITS * slot / slots;
-        s.units = UNITS * (slot + 1) / slots - s.unit0;
+        constexpr u32 GRAINS = UNITS / W::GRAIN;
+        s.unit0 = GRAINS * slot / slots * W::GRAIN;
+        s.units = GRAINS * (slot + 1) / slots * W::GRAIN - s.unit0;
         s.unit_bytes = W::UNIT;
         s.steps = (s.units + Stages::UNITS - 1) / Stages::UNITS;
         s.group = T;
@@ -77,8 +81,8 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
 #pragma unroll
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
-                x[s] = i < KP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
-                w[s] = i < KP ? *(const float4*)(a.norm + i) : make_float4(0, 0, 0, 0);
+                x[s] = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
+                w[s] = i < XP ? *(const float4*)(a.norm + i) : make_float4(0, 0, 0, 0);
                 sum += x[s].x * x[s].x + x[s].y * x[s].y + x[s].z * x[s].z + x[s].w * x[s].w;
             }
             float r = rsqrtf(block_sum<LINEAR_THREADS>(sum, scratch) / K + a.eps);
@@ -94,7 +98,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                float4 x = *(const float4*)(a.x + i);
+                float4 x = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
                 split4(hi + i, lo + i, x.x, x.y, x.z, x.w);
             }
         }
@@ -111,7 +115,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     // Eight inputs of row `row` of x from `k` on, as four words of hi and of lo.
     __device__ __forceinline__ void inputs(const LinearArgs& a, const char* smem, int k, u32 row, uint4& hi, uint4& lo) {
         hi = lo = make_uint4(0, 0, 0, 0);
-        if (row >= a.rows) return;
+        if (row >= a.rows || (KP > XP && k >= XP)) return;
         if (ONE) {
             hi = *(const uint4*)((const u16*)smem + k);
             lo = *(const uint4*)((const u16*)smem + KP + k);
@@ -125,11 +129,22 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
     }
 
+    // c += (p, q) w, times `scale` if sums have one.
+    __device__ __forceinline__ static void add(float (&c)[4], const u32 (&p)[4], const u32 (&q)[4], uint4 w, float2 scale) {
+        float sums[4] = {};
+        float(&to)[4] = *(W::SCALED_SUMS ? &sums : &c);
+        mma_bf16(to, p, w.x, w.y);
+        mma_bf16(to, q, w.z, w.w);
+        if (W::SCALED_SUMS) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i % 2 ? scale.y : scale.x, c[i]);
+        }
+    }
     // `acc` gains the products of this warp's units of the stage in `slot`, whose first is `first` of the share's.
     __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first,
                                              const char* smem) {
         int own = (threadIdx.x >> 5) % Stages::UNITS, g = (threadIdx.x & 31) >> 2;
-#pragma unroll
+#pragma unroll(MAXROWS > 8 ? 1 : ROUNDS) // sixteen rows are short of registers
         for (int round = 0; round < ROUNDS; round++) {
             u32 unit = first + round * 4 * Stages::UNITS + own;
             bool in = unit < units;
@@ -145,20 +160,19 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
                 if (!in) continue;
 #pragma unroll
                 for (int j = 0; j < T; j++) {
-                    uint4 b = W::operands(ring.bytes(slot) + (j * ROUNDS + round) * STRIP, own, half);
+                    const char* strip = ring.bytes(slot) + (j * ROUNDS + round) * STRIP;
+                    uint4 w = W::operands(strip, own, half);
+                    float2 scale = W::scales(strip, own);
                     float(&c)[4] = *(float(*)[4]) & acc[j][0];
                     if (MAXROWS <= 8) {
                         u32 p[4] = {h.x, l.x, h.y, l.y}, q[4] = {h.z, l.z, h.w, l.w};
-                        mma_bf16(c, p, b.x, b.y);
-                        mma_bf16(c, q, b.z, b.w);
+                        add(c, p, q, w, scale);
                     } else {
                         u32 p[4] = {h.x, h8.x, h.y, h8.y}, q[4] = {h.z, h8.z, h.w, h8.w};
                         u32 r[4] = {l.x, l8.x, l.y, l8.y}, s[4] = {l.z, l8.z, l.w, l8.w};
                         float(&d)[4] = *(float(*)[4]) & acc[j][ACC - 4];
-                        mma_bf16(c, p, b.x, b.y);
-                        mma_bf16(c, q, b.z, b.w);
-                        mma_bf16(d, r, b.x, b.y);
-                        mma_bf16(d, s, b.z, b.w);
+                        add(c, p, q, w, scale);
+                        add(d, r, s, w, scale);
                     }
                 }
             }
@@ -188,6 +202,11 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         for (int w = 0; w < LINEAR_WARPS; w++) sum += part[((tile * LINEAR_WARPS + w) * 8 + n) * MAXROWS + row];
         return sum;
     }
+    // What the sums of an output of W are multiplied with: 1, or what lies behind the tiles.
+    __device__ __forceinline__ static float factor(const LinearArgs& a, u32 o) {
+        if (!W::FACTORS) return 1;
+        return ((const float*)(a.w + (u64)((a.n + 7) / 8) * V * (UNITS * W::UNIT)))[o];
+    }
     // Outputs of the P tiles of W in `part`, the first of which is the block's `first`.
     __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, u32 first) {
         __syncthreads();
@@ -195,16 +214,17 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
             int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
             u32 o = (tile0 + first / V + tile) * 8 + n;
             if (row >= a.rows || first / V + tile >= tiles || o >= a.n) continue;
-            float y = total(part, tile * V, n, row);
-            if (EPI == SWIGLU) y = silu(y) * total(part, tile * V + V - 1, n, row);
+            float y = __fmul_rn(total(part, tile * V, n, row), factor(a, o));
+            if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), factor(a, a.n + o));
             float* out = a.out + (u64)row * a.ldo + o;
             *out = EPI == ADD ? *out + y : y;
         }
         __syncthreads();
     }
 
-    // The next product of the ring's. `smem` holds SMEM_BYTES beside the ring; x may be read from here on.
-    __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem) {
+    // The next product of the ring's. `smem` holds SMEM_BYTES beside the ring; x may be read from here on. `staged`: the
+    // product before had the same x and norm, and KP.
+    __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem, bool staged = false) {
         const Share& s = ring.share(ring.taking++);
         tile0 = s.tile0, tiles = s.tiles / V, unit0 = s.unit0, units = s.units;
         u32 steps = s.steps;
@@ -215,7 +235,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
 #pragma unroll
             for (int i = 0; i < ACC; i++) acc[j][i] = 0;
         if (ONE) {
-            stage(a, smem);
+            if (!staged) stage(a, smem);
             for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (u32 step = 0; step < steps; step++) {

@@ -119,7 +119,7 @@ template <int MAXROWS> struct Ring {
             of++;
         }
         u32 left = of->tiles - next.tile, tiles = left < of->group ? left : of->group, strips = 0;
-        u32 rounds = 1 << of->shift, round = lane & (rounds - 1), tile = lane >> of->shift;
+        u32 shift = ONE ? 0 : of->shift, rounds = 1 << shift, round = lane & (rounds - 1), tile = lane >> shift;
         auto units = [&](u32 round) {
             u32 begin = (next.step + round * 4) * UNITS;
             return begin >= of->units ? 0 : (of->units - begin < UNITS ? of->units - begin : UNITS);

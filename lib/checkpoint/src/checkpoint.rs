@@ -124,6 +124,11 @@ impl Checkpoint {
         self.sources.iter().map(Source::format).collect()
     }
 
+    /// Format of a tensor of the text model, named without prefix.
+    pub fn format(&self, name: &str) -> Option<Format> {
+        self.tensors.get(name).map(|drawn| self.sources[drawn.source].format())
+    }
+
     /// Names of the text model's tensors, without prefix, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

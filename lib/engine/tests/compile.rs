@@ -1,9 +1,11 @@
 //! Every kernel compiles for every architecture, without a GPU, and what it needs is printed. Without NVRTC these skip.
 
 use cute_checkpoint::Config;
+use cute_engine::backend::cuda::Layout;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin, in_parallel};
 use cute_engine::backend::cuda::cubin::{Needs, needs};
 use cute_engine::backend::cuda::gpu::Unit;
+use cute_engine::backend::cuda::layouts::Layouts;
 use cute_engine::backend::cuda::units::{shared_memory, units};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,7 +68,18 @@ fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
     let Some(compiler) = compiler(None) else { return };
     let mut jobs: BTreeSet<(Unit, &str)> = BTreeSet::new();
     for arch in ARCHITECTURES {
-        jobs.extend(configs().iter().flat_map(|c| units(c, shared_memory(arch))).map(|unit| (unit, arch)));
+        let shared = shared_memory(arch);
+        jobs.extend(
+            configs().iter().flat_map(|c| units(c, &Layouts::plain(c), shared)).map(|unit| (unit, arch)),
+        );
+        let large = &configs()[1];
+        for layout in [Layout::Fp8, Layout::Nvfp4] {
+            // one type of K and V stands for all
+            let of_kv =
+                |unit: &Unit| unit.defines.iter().all(|(name, value)| *name != "KV_TYPE" || value == "1");
+            let units = units(large, &Layouts::packed(large, layout), shared).into_iter().filter(of_kv);
+            jobs.extend(units.map(|unit| (unit, arch)));
+        }
         jobs.insert((probe("256"), arch));
     }
     let jobs: Vec<(Unit, &str)> = jobs.into_iter().collect();

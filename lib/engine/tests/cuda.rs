@@ -10,6 +10,7 @@ use common::{
 };
 use cute_checkpoint::Checkpoint;
 use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::layouts::Layouts;
 use cute_engine::backend::cuda::{Cuda, Emulated, Options, Settings};
 use cute_engine::backend::{Cpu, KvDtype};
 use cute_engine::guard::Guard;
@@ -33,7 +34,7 @@ fn models() -> Vec<PathBuf> {
 fn cuda(gpu: &Arc<dyn Gpu>, checkpoint: &Checkpoint, options: Options) -> Cuda {
     let backend = Cuda::new(gpu.clone(), &checkpoint.config, options).unwrap();
     if on_a_device() {
-        backend.compile_ahead(&checkpoint.config).unwrap();
+        backend.compile_ahead(&checkpoint.config, &Layouts::of(checkpoint)).unwrap();
     }
     backend
 }

@@ -5,7 +5,7 @@ mod selftest;
 
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
 use cute_engine::backend::cuda::units::{CHUNK, Epilogue, Linear, THREADS};
-use cute_engine::backend::cuda::{Emulated, Settings};
+use cute_engine::backend::cuda::{BF16, Emulated, Layout, Settings};
 use half::bf16;
 use selftest::{floats, get_floats, put, put_floats};
 use std::path::Path;
@@ -82,7 +82,7 @@ impl Case {
         let rows_of = Linear::rows_for(m);
         let op = Linear {
             k: self.k,
-            pieces: self.pieces,
+            layout: Layout::Bf16 { pieces: self.pieces },
             rows: rows_of,
             epilogue: self.epilogue,
             norm: false,
@@ -183,7 +183,8 @@ fn a_short_ring_gives_the_bits_of_a_long_one() {
 #[test]
 fn the_ring_is_as_long_as_shared_memory_allows() {
     let op = |rows, k, shared| {
-        let op = Linear { k, pieces: 1, rows, epilogue: Epilogue::Store, norm: false, alone: false, shared };
+        let op =
+            Linear { k, layout: BF16, rows, epilogue: Epilogue::Store, norm: false, alone: false, shared };
         let length = op.unit().defines.iter().find(|(name, _)| *name == "RING").unwrap().1.clone();
         assert!(op.smem() <= shared, "{} of {shared} bytes", op.smem());
         length

@@ -5,6 +5,7 @@ use cute_checkpoint::Checkpoint;
 use cute_engine::EngineConfig;
 use cute_engine::backend::Cpu;
 use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::layouts::Layouts;
 use cute_engine::backend::cuda::{Cuda, Driver, Emulated, Options, Settings};
 use std::io::Write;
 use std::str::FromStr;
@@ -76,7 +77,7 @@ impl Device {
         let real = |ordinal| -> Result<Device, cute_engine::Error> {
             let device = cuda(Arc::new(Driver::open(ordinal)?))?;
             if let Device::Cuda(cuda) = &device {
-                cuda.compile_ahead(&checkpoint.config)?;
+                cuda.compile_ahead(&checkpoint.config, &Layouts::of(checkpoint))?;
             }
             Ok(device)
         };

@@ -1,9 +1,10 @@
 //! `--compile`: the kernels of a model compiled ahead of time, also where there is no GPU.
 
 use anyhow::bail;
+use cute_checkpoint::Checkpoint;
 use cute_cli::Config;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin};
-use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, units};
+use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, layouts::Layouts, units};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -27,11 +28,7 @@ pub struct KernelArgs {
 }
 
 /// Fills the cache, when asked to, and says how far that went on stderr.
-pub fn compile(
-    args: &KernelArgs,
-    model: &cute_checkpoint::Config,
-    config: &mut Config,
-) -> anyhow::Result<()> {
+pub fn compile(args: &KernelArgs, checkpoint: &Checkpoint, config: &mut Config) -> anyhow::Result<()> {
     if !args.compile {
         return Ok(());
     }
@@ -50,7 +47,7 @@ pub fn compile(
     config.resolve("kernel_cache", dir.display().to_string());
     let compiler = Compiler::new(given(&args.nvrtc), Some(dir.clone()));
     for arch in &architectures {
-        let units = units::units(model, units::shared_memory(arch));
+        let units = units::units(&checkpoint.config, &Layouts::of(checkpoint), units::shared_memory(arch));
         let done = compiler.compile(&units, arch)?;
         if let Some(why) = done.iter().find_map(|unit| match &unit.origin {
             Origin::NotKept(why) => Some(why),

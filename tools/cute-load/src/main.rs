@@ -128,7 +128,7 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
         }
         model.non_finite = Some(counts);
     }
-    kernels::compile(&args.kernels, &checkpoint.config, config)?;
+    kernels::compile(&args.kernels, &checkpoint, config)?;
     Ok((model, findings))
 }
 

@@ -216,8 +216,14 @@ pub trait Backend: Sized {
         let packed = weights.iter().find(|w| w.format().is_packed());
         Err(self.not_yet(&format!("{} weights", packed.map_or("packed", |w| w.format().name()))))
     }
-    /// A bf16 matrix of `outputs` rows of random weights with variance `1 / inputs`, for measurements.
-    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Self::Matrix, Error>;
+    /// A matrix of random weights with variance `1 / inputs`, for measurements: so many outputs of each format, one below the
+    /// other. Where weights are not kept packed they are bf16.
+    fn random_matrix(
+        &self,
+        outputs: &[(usize, Format)],
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Self::Matrix, Error>;
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.

@@ -6,15 +6,16 @@
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use cute_checkpoint::{Config, LayerType};
+use cute_checkpoint::{Config, Dtype, Format, LayerType};
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
+use cute_engine::backend::cuda::layouts::{self, Layouts};
 use cute_engine::backend::cuda::profile::Profiled;
 use cute_engine::backend::cuda::{Cuda, Driver, Options, units};
 use cute_engine::backend::{Backend, CacheShape, GdnShape, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
 use cute_engine::knobs::PathKnob;
-use cute_engine::model::{Model, Scratch};
+use cute_engine::model::{Model, Scratch, left_plain};
 use cute_engine::{EngineConfig, Knobs};
 use serde_json::json;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ struct Args {
     /// Shapes
     #[arg(long, value_delimiter = ',', default_value = "0.8b,2b,4b,9b,27b")]
     shapes: Vec<String>,
+    /// How the matrices that published quantised checkpoints pack are stored: bf16, fp8, nvfp4
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    format: Vec<String>,
     /// Paths of the decode step: paged, lite, coop, coop-gdn
     #[arg(long, value_delimiter = ',', default_value = "paged,lite,coop,coop-gdn")]
     paths: Vec<String>,
@@ -78,13 +82,29 @@ fn config(name: &str) -> anyhow::Result<Config> {
     Ok(Config::parse((name, text.to_string().as_bytes()), None)?)
 }
 
-/// Bytes of weights that a token streams: every matrix but the gathered embedding.
-fn weight_bytes(c: &Config) -> f64 {
+/// The format of that name: FP8 has a scale for 128 × 128 weights, as the published checkpoints do.
+fn format(name: &str) -> anyhow::Result<Format> {
+    match name {
+        "bf16" => Ok(Format::Plain(Dtype::BF16)),
+        "fp8" => Ok(Format::Fp8Block),
+        "nvfp4" => Ok(Format::Nvfp4),
+        _ => bail!("no format {name:?}: expected bf16, fp8 or nvfp4"),
+    }
+}
+
+/// Bytes of weights that a token streams, as a checkpoint stores them: every matrix but the gathered embedding.
+fn weight_bytes(c: &Config, format: Format) -> f64 {
     let shapes = cute_checkpoint::expected_shapes(c);
     let streamed = shapes
         .iter()
         .filter(|(name, s)| s.len() == 2 && (name != "embed_tokens.weight" || c.tie_word_embeddings));
-    streamed.map(|(_, s)| 2.0 * (s[0] * s[1]) as f64).sum()
+    let bytes = |name: &str, n: usize, k: usize| match format {
+        _ if left_plain(name) => 2.0 * (n * k) as f64,
+        Format::Nvfp4 => (n * k) as f64 * (0.5 + 1.0 / 16.0),
+        f if f.is_packed() => (n * k + 2 * n.div_ceil(128) * k.div_ceil(128)) as f64,
+        _ => 2.0 * (n * k) as f64,
+    };
+    streamed.map(|(name, s)| bytes(name, s[0], s[1])).sum()
 }
 
 /// Bytes of state and cache that one sequence's token reads and writes.
@@ -176,7 +196,9 @@ fn main() -> anyhow::Result<()> {
     println!("{}", json!({"what": "ceilings", "device": gpu.name(), "copy_gb_s": copy, "read_gb_s": stream}));
     eprintln!("{}: copy {copy:.0} GB/s, read-only stream {stream:.0} GB/s", gpu.name());
     for name in &args.shapes {
-        shape(&args, &gpu, name, stream)?;
+        for format in &args.format {
+            shape(&args, &gpu, (name, format), stream)?;
+        }
     }
     Ok(())
 }
@@ -204,8 +226,10 @@ fn shares(profiled: &Profiled, mut of: serde_json::Value) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Result<()> {
+fn shape(args: &Args, gpu: &Arc<dyn Gpu>, (name, stored): (&str, &str), stream: f64) -> anyhow::Result<()> {
     let c = config(name)?;
+    let format = format(stored)?;
+    let weight_bytes = weight_bytes(&c, format);
     let max_batch = args.batches.iter().copied().max().unwrap_or(1);
     let longest = args.contexts.iter().chain(&args.prefill).copied().max().unwrap_or(128) + 64 * args.steps;
     let profiled = Arc::new(Profiled::new(gpu.clone()));
@@ -216,10 +240,10 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     };
     let backend = Cuda::new(on, &c, options)?;
     let start = Instant::now();
-    backend.compile_ahead(&c)?;
+    backend.compile_ahead(&c, &Layouts::packed(&c, layouts::layout(format)))?;
     let compile = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let model = Model::random(&backend, &c, longest)?;
+    let model = Model::random(&backend, &c, format, longest)?;
     gpu.synchronize()?;
     let load = start.elapsed().as_secs_f64();
     let rows = args
@@ -241,20 +265,26 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
     let mut scratch = Scratch::new(&backend, &c, rows, max_batch)?;
     println!(
         "{}",
-        json!({"what": "load", "shape": name, "seconds": load, "compile_s": compile, "weight_gb": weight_bytes(&c) / 1e9})
+        json!({
+            "what": "load", "shape": name, "format": stored, "seconds": load, "compile_s": compile,
+            "weight_gb": weight_bytes / 1e9,
+        })
     );
     for path in &args.paths {
         let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
         for &n in &args.batches {
             for &context in &args.contexts {
-                let gb = (weight_bytes(&c) + n as f64 * state_bytes(&c, context)) / 1e9;
+                let gb = (weight_bytes + n as f64 * state_bytes(&c, context)) / 1e9;
                 if args.profile {
                     for _ in 0..2 {
                         profiled.take()?;
                         let batch = batch(BatchKind::Decode, n, context, 1);
                         model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
                     }
-                    shares(&profiled, json!({"shape": name, "path": path, "batch": n, "context": context}))?;
+                    shares(
+                        &profiled,
+                        json!({"shape": name, "format": stored, "path": path, "batch": n, "context": context}),
+                    )?;
                     continue;
                 }
                 let mut times = Vec::new();
@@ -276,12 +306,12 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
                 println!(
                     "{}",
                     json!({
-                        "what": "decode", "shape": name, "path": path, "batch": n, "context": context, "ms": ms,
+                        "what": "decode", "shape": name, "format": stored, "path": path, "batch": n, "context": context, "ms": ms,
                         "gb": gb, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
                     })
                 );
                 eprintln!(
-                    "{name:>5} {path:<9} batch {n:>2} context {context:>5}: {ms:7.3} ms/token, {rate:5.0} GB/s, {:.1} % of the stream",
+                    "{name:>5} {stored:<5} {path:<9} batch {n:>2} context {context:>5}: {ms:7.3} ms/token, {rate:5.0} GB/s, {:.1} % of the stream",
                     100.0 * rate / stream
                 );
             }
@@ -299,13 +329,16 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, name: &str, stream: f64) -> anyhow::Re
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         if args.profile {
-            shares(&profiled, json!({"shape": name, "prefill": len}))?;
+            shares(&profiled, json!({"shape": name, "format": stored, "prefill": len}))?;
             continue;
         }
         let ms = median(times.split_off(1));
         let rate = len as f64 / ms * 1e3;
-        println!("{}", json!({"what": "prefill", "shape": name, "tokens": len, "ms": ms, "tok_s": rate}));
-        eprintln!("{name:>5} prefill {len:>5}: {ms:8.2} ms, {rate:.0} tokens/s");
+        println!(
+            "{}",
+            json!({"what": "prefill", "shape": name, "format": stored, "tokens": len, "ms": ms, "tok_s": rate})
+        );
+        eprintln!("{name:>5} {stored:<5} prefill {len:>5}: {ms:8.2} ms, {rate:.0} tokens/s");
     }
     Ok(())
 }

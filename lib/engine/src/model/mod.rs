@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher, Path};
 use crate::rope::Rope;
-use cute_checkpoint::{Checkpoint, Config, Dtype, Tensor, Weight};
+use cute_checkpoint::{Checkpoint, Config, Dtype, Format, Tensor, Weight};
 use decoder_layer::{DecoderLayer, Step};
 use std::collections::BTreeMap;
 
@@ -41,13 +41,14 @@ impl<B: Backend> Model<B> {
         Self::build(backend, checkpoint.config.clone(), &Weights::Checkpoint(checkpoint), max_model_len)
     }
 
-    /// A model of a config's shapes with random bf16 weights, for measurements.
+    /// A model of a config's shapes with random weights, for measurements: bf16 but for the matrices that published
+    /// quantised checkpoints pack, which have `format`.
     ///
     /// # Errors
     /// When it does not fit on the device.
-    pub fn random(backend: &B, config: &Config, max_model_len: usize) -> Result<Self, Error> {
+    pub fn random(backend: &B, config: &Config, format: Format, max_model_len: usize) -> Result<Self, Error> {
         let shapes = cute_checkpoint::expected_shapes(config).into_iter().collect();
-        Self::build(backend, config.clone(), &Weights::Random(shapes), max_model_len)
+        Self::build(backend, config.clone(), &Weights::Random(shapes, format), max_model_len)
     }
 
     fn build(
@@ -146,7 +147,15 @@ struct Loader<'a, B: Backend> {
 enum Weights<'a> {
     Checkpoint(&'a Checkpoint),
     /// by shape, of no meaning, for measurements
-    Random(BTreeMap<String, Vec<usize>>),
+    Random(BTreeMap<String, Vec<usize>>, Format),
+}
+
+/// Whether published quantised checkpoints leave a matrix plain: embeddings, and what is small and decides much.
+pub fn left_plain(name: &str) -> bool {
+    let last = name.trim_end_matches(".weight").rsplit('.').next();
+    ["embed_tokens", "lm_head", "in_proj_a", "in_proj_b", "gate", "shared_expert_gate"]
+        .map(Some)
+        .contains(&last)
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -157,7 +166,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = format!("{}{name}", self.prefix);
         match self.weights {
             Weights::Checkpoint(checkpoint) => Ok(checkpoint.tensor(&name)?),
-            Weights::Random(shapes) => {
+            Weights::Random(shapes, _) => {
                 let shape = shape(shapes, &name)?;
                 // zero-centred norms at one, a plain one, A at one, and taps that let the input through
                 let bytes = vec![0; 4 * shape.iter().product::<usize>()];
@@ -168,7 +177,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn weight(&self, name: &str) -> Result<Weight, Error> {
         match self.weights {
             Weights::Checkpoint(checkpoint) => Ok(checkpoint.weight(&format!("{}{name}", self.prefix))?),
-            Weights::Random(_) => Ok(Weight::Plain(self.tensor(name)?)),
+            Weights::Random(..) => Ok(Weight::Plain(self.tensor(name)?)),
         }
     }
     fn vector(&self, name: &str) -> Result<B::Vector, Error> {
@@ -179,15 +188,15 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
     /// Several matrices stacked by rows: one product instead of many, the same sums.
     fn matrix(&self, names: &[&str]) -> Result<B::Matrix, Error> {
-        if let Weights::Random(shapes) = self.weights {
-            let mut outputs = 0;
+        if let Weights::Random(shapes, format) = self.weights {
+            let mut outputs = Vec::new();
             let mut inputs = 0;
             for name in names {
                 let shape = shape(shapes, &format!("{}{name}", self.prefix))?;
-                outputs += shape[0];
+                outputs.push((shape[0], if left_plain(name) { Format::Plain(Dtype::BF16) } else { *format }));
                 inputs = shape[1];
             }
-            return self.backend.random_matrix(outputs, inputs, digest_seed(&self.prefix));
+            return self.backend.random_matrix(&outputs, inputs, digest_seed(&self.prefix));
         }
         let weights = names.iter().map(|n| self.weight(n)).collect::<Result<Vec<_>, _>>()?;
         if weights.iter().any(|w| w.format().is_packed()) {

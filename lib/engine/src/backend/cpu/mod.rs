@@ -117,7 +117,8 @@ impl Backend for Cpu {
         let wide = |w: Weight| Weight::into_tensor(w).into_f32();
         Matrix::stack(&weights.into_iter().map(wide).collect::<Vec<_>>())
     }
-    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
+    fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
+        let outputs: usize = outputs.iter().map(|(n, _)| n).sum();
         let mut stream = sampler::Stream::new(seed);
         let scale = (12.0 / inputs as f64).sqrt();
         let mut weight = || half::bf16::from_f64((stream.uniform() - 0.5) * scale).to_le_bytes();

@@ -1,6 +1,7 @@
 //! The decode step's fused kernels.
 
 use super::gpu::{Arg, Join, Launch, Ptr, Unit};
+use super::layouts::Mixer;
 use super::units::{self, Coop, Linear, PrefillTile, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, int, ptr};
 use crate::Error;
@@ -174,13 +175,13 @@ impl Cuda {
     ) -> Result<(), Error> {
         let rows = batch.rows();
         let coop = self.coop(&l.mlp, rows, ws.regions.on)?;
-        same_pieces(&l.mlp, &[l.qkv_proj, l.o_proj])?;
+        let mixer = mixer(l.qkv_proj, l.o_proj)?;
         let b = self.on_batch(|b| *b)?;
         let mut args = self.mlp_args(&l.mlp, &ws.act, self.timing(l.mlp.index), rows);
         args.extend([
             ptr(l.input_norm.0.at),
-            ptr(l.qkv_proj.at),
-            ptr(l.o_proj.at),
+            ptr(l.qkv_proj.head.at),
+            ptr(l.o_proj.head.at),
             ptr(l.proj.at),
             ptr(l.attn.at),
             ptr(self.slots),
@@ -197,22 +198,24 @@ impl Cuda {
             int(l.qk_norm.shape.kv_layer),
             int(l.proj.ld),
             int(l.attn.ld),
+            ptr(l.qkv_proj.tail.map_or(0, |t| t.at)),
+            int(l.qkv_proj.head.n),
         ]);
-        self.cooperative(coop.attention(&self.attention_unit()?, l.wo_split), "coop_attention", &args)
+        self.cooperative(coop.attention(&self.attention_unit()?, mixer, l.wo_split), "coop_attention", &args)
     }
 
     /// A gated-delta-net layer: one cooperative launch.
     pub(super) fn coop_gdn_launch(&self, l: CoopGdn<'_, Self>, batch: &Batch) -> Result<(), Error> {
         let rows = batch.rows();
         let coop = self.coop(&l.mlp, rows, false)?;
-        same_pieces(&l.mlp, &[l.in_proj, l.out_proj])?;
+        let mixer = mixer(l.in_proj, l.out_proj)?;
         let s = &l.args.gate.shape;
         let (slots, positions) = self.on_batch(|b| (b.seg_slot(), b.positions()))?;
         let mut args = self.mlp_args(&l.mlp, l.act, 0, rows);
         args.extend([
             ptr(l.input_norm.0.at),
-            ptr(l.in_proj.at),
-            ptr(l.out_proj.at),
+            ptr(l.in_proj.head.at),
+            ptr(l.out_proj.head.at),
             ptr(l.proj.at),
             ptr(l.o.at),
             ptr(l.args.taps.at),
@@ -225,19 +228,23 @@ impl Cuda {
             ptr(positions),
             int(l.proj.ld),
             int(l.o.ld),
+            ptr(l.in_proj.tail.map_or(0, |t| t.at)),
+            int(l.in_proj.head.n),
         ]);
-        self.cooperative(coop.gdn(s), "coop_gdn", &args)
+        self.cooperative(coop.gdn(s, mixer), "coop_gdn", &args)
     }
 
     fn coop(&self, l: &MlpLayer<'_, Self>, rows: usize, timing: bool) -> Result<Coop, Error> {
-        same_pieces(l, &[])?;
+        whole(l.mlp.gate_up)?;
+        whole(l.mlp.down)?;
         if rows > MAX_COOP_ROWS {
             return Err(Error::Launch(format!("{rows} rows: a cooperative launch takes {MAX_COOP_ROWS}")));
         }
         Ok(Coop {
             hidden: l.mlp.gate_up.k,
             intermediate: l.mlp.intermediate,
-            pieces: l.mlp.gate_up.pieces,
+            gate_up: l.mlp.gate_up.head.layout,
+            down: l.mlp.down.head.layout,
             rows: Linear::rows_for(rows),
             timing,
             shared: self.gpu().shared_memory(),
@@ -251,8 +258,8 @@ impl Cuda {
             ptr(l.n.at),
             ptr(self.counters + 4 * l.index as u64),
             ptr(timing),
-            ptr(l.mlp.gate_up.at),
-            ptr(l.mlp.down.at),
+            ptr(l.mlp.gate_up.head.at),
+            ptr(l.mlp.down.head.at),
             ptr(l.norm.0.at),
             ptr(act.at),
             Arg::F32(l.norm.1),
@@ -276,11 +283,14 @@ impl Cuda {
     }
 }
 
-/// A cooperative kernel is compiled for one number of bf16 pieces.
-fn same_pieces(l: &MlpLayer<'_, Cuda>, more: &[&Matrix]) -> Result<(), Error> {
-    let all = [l.mlp.gate_up, l.mlp.down];
-    if all.iter().chain(more).any(|m| m.pieces != l.mlp.gate_up.pieces) {
-        return Err(Error::Launch(format!("layer {}: its matrices have different dtypes", l.index)));
-    }
-    Ok(())
+/// Of the matrices of a layer only the projections may have rows of two layouts.
+fn whole(w: &Matrix) -> Result<(), Error> {
+    let Some(tail) = w.tail else { return Ok(()) };
+    let names = [w.head.layout.name(), tail.layout.name()];
+    Err(Error::Launch(format!("a matrix of {} and {} rows in a cooperative launch", names[0], names[1])))
+}
+
+fn mixer(proj: &Matrix, out: &Matrix) -> Result<Mixer, Error> {
+    whole(out)?;
+    Ok(Mixer { proj: proj.head.layout, tail: proj.tail.map(|t| t.layout), out: out.head.layout })
 }

@@ -2,7 +2,8 @@
 
 use super::gpu::{Arg, Ptr, Unit};
 use super::units::Epilogue;
-use super::{Buf, Cuda, Matrix, int, ptr};
+use super::weights::TILE;
+use super::{BF16, Buf, Cuda, Layout, Matrix, Part, int, ptr};
 use crate::Error;
 
 /// Models narrower than this prefill through `linear`, which keeps more bits of the activations.
@@ -79,13 +80,24 @@ pub fn to_bf16(k: usize) -> Unit {
     Unit { file: "to_bf16.cu", defines: vec![("K", k.to_string())] }
 }
 
+/// The unit of `unpack` for weights of `kp` inputs.
+pub fn unpack(layout: Layout, kp: usize) -> Unit {
+    Unit { file: "unpack.cu", defines: vec![("WEIGHTS", layout.name()), ("K", kp.to_string())] }
+}
+
+/// Bytes of the head of a matrix as bf16.
+fn unpacked_bytes(w: &Matrix) -> usize {
+    BF16.bytes(w.head.n, w.kp())
+}
+
 impl Cuda {
     /// Whether a matrix is multiplied on the tensor cores when a prompt is computed.
     pub(super) fn on_tensor_cores(&self, w: &Matrix) -> bool {
-        self.tensor_cores && w.pieces == 1
+        let fits = |part: &Part| part.layout == BF16 || part.layout.is_packed();
+        self.tensor_cores && fits(&w.head) && w.tail.as_ref().is_none_or(fits)
     }
 
-    /// `out (=, +=, swiglu) bf16(x) Wᵀ`.
+    /// `out (=, +=, swiglu) bf16(x) bf16(W)ᵀ`.
     pub(super) fn gemm(
         &self,
         out: &Buf,
@@ -94,15 +106,18 @@ impl Cuda {
         epilogue: Epilogue,
         rows: usize,
     ) -> Result<(), Error> {
-        let (swiglu, kp) = (epilogue == Epilogue::Swiglu, w.kp());
-        let narrow = self.narrow(x, kp, rows)?;
-        let tile = Tile::choose(rows, w.n, swiglu, self.multiprocessors, self.gpu().shared_memory());
+        let swiglu = epilogue == Epilogue::Swiglu;
+        let tile = Tile::choose(rows, w.n(), swiglu, self.multiprocessors, self.gpu().shared_memory());
         let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
-        w.products(epilogue).into_iter().try_for_each(|part| {
+        w.products(epilogue)?.into_iter().try_for_each(|part| {
+            let kp = part.layout.kp(w.k);
+            // gemm asks for weights before it waits for `to_bf16`; that one has waited for `unpack`
+            let weights = if part.layout.is_packed() { self.unpack(w)? } else { part.at };
+            let narrow = self.narrow(x, kp, rows)?;
             let args = [
                 ptr(out.at + 4 * part.first as u64),
                 ptr(narrow),
-                ptr(part.at),
+                ptr(weights),
                 int(rows),
                 int(part.n),
                 Arg::U64(kp as u64),
@@ -111,6 +126,34 @@ impl Cuda {
             let grid = [rows.div_ceil(tile.block[0]) * part.n.div_ceil(columns), 1, 1];
             self.launch((tile.unit(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
         })
+    }
+
+    /// The head of a packed matrix as bf16; until the next is.
+    fn unpack(&self, w: &Matrix) -> Result<Ptr, Error> {
+        let at = self.room_to_unpack(unpacked_bytes(w))?;
+        let args = [ptr(at), ptr(w.head.at), int(w.head.n.div_ceil(TILE))];
+        let unit = (unpack(w.head.layout, w.kp()), "unpack");
+        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
+        Ok(at)
+    }
+
+    /// Memory for so many bytes of unpacked weights.
+    pub(super) fn room_to_unpack(&self, bytes: usize) -> Result<Ptr, Error> {
+        let (at, room) = self.unpacked.get();
+        if bytes <= room {
+            return Ok(at);
+        }
+        let at = self.memory.alloc(bytes)?;
+        self.unpacked.set((at, bytes));
+        Ok(at)
+    }
+
+    /// A matrix has been loaded: when the cache is made, there will be room to unpack it.
+    pub(super) fn noted(&self, w: Matrix) -> Matrix {
+        if self.on_tensor_cores(&w) && w.head.layout.is_packed() {
+            self.most_unpacked.set(self.most_unpacked.get().max(unpacked_bytes(&w)));
+        }
+        w
     }
 
     /// The rows of `x` as bf16, `[rows, kp]`.

@@ -17,10 +17,13 @@ mod fused;
 pub mod gemm;
 pub mod gpu;
 pub mod kernel_cache;
+pub mod layouts;
 mod module;
 pub mod nvrtc;
 mod ops;
+mod pack;
 pub mod profile;
+mod random;
 mod regions;
 pub mod sources;
 mod staging;
@@ -30,7 +33,7 @@ mod weights;
 pub use cache::Cache;
 pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
-pub use weights::{Matrix, Vector};
+pub use weights::{BF16, Layout, Matrix, Part, Vector};
 
 use super::{CacheShape, GdnShape, Watch};
 use crate::Error;
@@ -124,6 +127,10 @@ pub struct Cuda {
     tensor_cores: bool,
     /// activations of a prompt as bf16
     narrow_rows: Cell<Ptr>,
+    /// a packed matrix as bf16, for a prompt's product; and its bytes
+    unpacked: Cell<(Ptr, usize)>,
+    /// bytes of the largest
+    most_unpacked: Cell<usize>,
     /// of the delta rule over prompts, `[rows, Hv, 8]`
     delta_scalars: Cell<Ptr>,
     /// matrices of the chunks of a prompt, with `gdn_chunked`
@@ -180,6 +187,8 @@ impl Cuda {
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
+            unpacked: Cell::new((0, 0)),
+            most_unpacked: Cell::new(0),
             delta_scalars: Cell::new(0),
             gdn_chunks: Cell::new(0),
             watch: None,
@@ -193,8 +202,8 @@ impl Cuda {
     ///
     /// # Errors
     /// When a unit does not compile.
-    pub fn compile_ahead(&self, config: &Config) -> Result<(), Error> {
-        self.gpu().compile(&units::units(config, self.gpu().shared_memory()))
+    pub fn compile_ahead(&self, config: &Config, layouts: &layouts::Layouts) -> Result<(), Error> {
+        self.gpu().compile(&units::units(config, layouts, self.gpu().shared_memory()))
     }
 
     /// The device.
@@ -324,8 +333,9 @@ impl Cuda {
         if self.tensor_cores {
             let heads = config.num_attention_heads * config.head_dim;
             let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
-            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(units::CHUNK);
+            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
             self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
+            self.room_to_unpack(self.most_unpacked.get())?;
         }
         *self.captures.cache.borrow_mut() = Some(cache.clone());
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));

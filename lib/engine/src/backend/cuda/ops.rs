@@ -11,7 +11,7 @@ use crate::backend::{
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
-use cute_checkpoint::{Config, Tensor};
+use cute_checkpoint::{Config, Format, Tensor, Weight};
 use cute_records::digest::Hasher;
 use std::ops::Range;
 
@@ -26,17 +26,17 @@ impl Cuda {
         norm: Option<(&Vector, f32)>,
         rows: usize,
     ) -> Result<(), Error> {
-        let op = Linear {
-            k: w.k,
-            pieces: w.pieces,
-            rows: Linear::rows_for(rows),
-            epilogue,
-            norm: norm.is_some(),
-            alone: Linear::is_alone(epilogue, w.n),
-            shared: self.gpu().shared_memory(),
-        };
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
-        w.products(epilogue).into_iter().try_for_each(|part| {
+        w.products(epilogue)?.into_iter().try_for_each(|part| {
+            let op = Linear {
+                k: w.k,
+                layout: part.layout,
+                rows: Linear::rows_for(rows),
+                epilogue,
+                norm: norm != 0,
+                alone: Linear::is_alone(epilogue, w.n()),
+                shared: self.gpu().shared_memory(),
+            };
             let args = [
                 ptr(part.at),
                 ptr(x.at),
@@ -141,6 +141,11 @@ impl Cuda {
     }
 }
 
+/// The bf16 pieces of a matrix that `what` needs plain.
+fn plain(w: &Matrix, what: &str) -> Result<usize, Error> {
+    w.pieces().ok_or_else(|| Error::Launch(format!("{what} of {} weights", w.head.layout.name())))
+}
+
 impl Backend for Cuda {
     type Buf = Buf;
     type Vector = Vector;
@@ -186,21 +191,14 @@ impl Backend for Cuda {
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
         Matrix::load(&self.memory, tensors)
     }
-    fn random_matrix(&self, outputs: usize, inputs: usize, seed: u64) -> Result<Matrix, Error> {
-        let matrix = Matrix::alloc(&self.memory, outputs, inputs, 1)?;
-        let scale = (12.0 / inputs as f32).sqrt();
-        let args = [
-            ptr(matrix.at),
-            Arg::U64(matrix.bytes() as u64 / 2),
-            int(matrix.n),
-            int(matrix.k),
-            int(matrix.kp()),
-            Arg::F32(scale),
-            Arg::U32(seed as u32),
-        ];
-        let unit = (units::plain("elementwise.cu"), "random_weights");
-        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
-        Ok(matrix)
+    fn runs_format(&self, _: Format) -> bool {
+        true
+    }
+    fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
+        Matrix::load_packed(&self.memory, &weights).map(|w| self.noted(w))
+    }
+    fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
+        self.random(outputs, inputs, seed).map(|w| self.noted(w))
     }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
@@ -296,15 +294,16 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, x: &mut Buf, table: &Matrix, tokens: &[u32]) -> Result<(), Error> {
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= table.n) {
-            return Err(Error::Token { id: *id, vocab: table.n });
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= table.n()) {
+            return Err(Error::Token { id: *id, vocab: table.n() });
         }
+        let pieces = plain(table, "an embedding")?;
         let args = [
             ptr(x.at),
-            ptr(table.at),
+            ptr(table.head.at),
             ptr(self.on_batch(|b| b.tokens())?),
             int(table.k),
-            int(table.pieces),
+            int(pieces),
             int(table.kp()),
             int(x.ld),
             ptr(self.counters),
@@ -332,15 +331,16 @@ impl Backend for Cuda {
         range: Range<usize>,
         rows: usize,
     ) -> Result<(), Error> {
-        w.parts().try_for_each(|part| {
+        let pieces = plain(w, "a product over a part of the inputs")?;
+        w.parts().into_iter().try_for_each(|part| {
             let args = [
-                ptr(out.at + 4 * (slot * w.n + part.first) as u64),
+                ptr(out.at + 4 * (slot * w.n() + part.first) as u64),
                 ptr(x.at),
                 ptr(part.at),
                 int(range.start),
                 int(range.end),
                 int(part.n),
-                int(w.pieces),
+                int(pieces),
                 int(w.kp()),
                 int(out.ld),
                 int(x.ld),

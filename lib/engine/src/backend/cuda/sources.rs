@@ -27,11 +27,13 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "linear.cuh",
     "mlp.cu",
     "norm.cu",
+    "packed.cuh",
     "probe.cu",
     "ring.cuh",
     "selftest.cu",
     "stream.cu",
     "to_bf16.cu",
+    "unpack.cu",
     "weights.cuh",
 ];
 

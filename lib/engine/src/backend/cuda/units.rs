@@ -2,6 +2,8 @@
 
 use super::gemm::Tile;
 use super::gpu::Unit;
+use super::layouts::{Layouts, Mixer};
+use super::weights::{BF16, Layout};
 use crate::backend::{AttentionShape, CacheShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
 
@@ -36,18 +38,13 @@ fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
     all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
 }
 
-/// The format of weights.cuh for sums of `pieces` bf16 values.
-fn weights(pieces: usize) -> String {
-    format!("Bf16<{pieces}>")
-}
-
 /// Shape of a `linear` unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// inputs
     pub k: usize,
-    /// bf16 pieces a weight is the sum of
-    pub pieces: usize,
+    /// of the weights
+    pub layout: Layout,
     /// most rows of a launch in y: 1, 8 or 16
     pub rows: usize,
     /// what happens to the sums
@@ -80,7 +77,7 @@ impl Linear {
             file: "linear.cu",
             defines: vec![
                 ("INPUTS", self.k.to_string()),
-                ("WEIGHTS", weights(self.pieces)),
+                ("WEIGHTS", self.layout.name()),
                 ("ROWS", self.rows.to_string()),
                 ("EPILOGUE", (self.epilogue as u32).to_string()),
                 ("NORM", u32::from(self.norm).to_string()),
@@ -98,7 +95,7 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.k.next_multiple_of(CHUNK) * 4) };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.layout.kp(self.k) * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -290,8 +287,10 @@ pub struct Coop {
     pub hidden: usize,
     /// I
     pub intermediate: usize,
-    /// bf16 pieces of a weight
-    pub pieces: usize,
+    /// of the matrix `[gate; up]`
+    pub gate_up: Layout,
+    /// of the matrix behind it
+    pub down: Layout,
     /// most rows: 1, 8 or 16
     pub rows: usize,
     /// phases are timed
@@ -303,7 +302,7 @@ pub struct Coop {
 impl Coop {
     /// A unit and its shared memory: the ring, and what the neediest phase has beside it.
     fn unit(&self, file: &'static str, more: Vec<(&'static str, String)>, phases: &[u32]) -> (Unit, u32) {
-        let mlp = [self.product(self.hidden), self.product(self.intermediate)];
+        let mlp = [self.product(self.hidden, self.gate_up), self.product(self.intermediate, self.down)];
         let rest = mlp.iter().chain(phases).copied().max().unwrap_or(0);
         let (length, smem) = ring(self.rows, rest, self.shared);
         let defines = [
@@ -313,7 +312,7 @@ impl Coop {
             ("RING", length as usize),
         ];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
-        defines.extend(["GATE_UP", "DOWN"].map(|name| (name, weights(self.pieces))));
+        defines.extend([("GATE_UP", self.gate_up.name()), ("DOWN", self.down.name())]);
         if self.timing {
             defines.push(("REGION_TIMING", "1".into()));
         }
@@ -321,29 +320,35 @@ impl Coop {
         (Unit { file, defines }, smem)
     }
     /// Shared memory beside the ring of a product with `k` inputs in a layer.
-    fn product(&self, k: usize) -> u32 {
-        let (pieces, rows, shared) = (self.pieces, self.rows, self.shared);
-        Linear { k, pieces, rows, epilogue: Epilogue::Store, norm: false, alone: true, shared }.scratch()
+    fn product(&self, k: usize, layout: Layout) -> u32 {
+        let (rows, shared) = (self.rows, self.shared);
+        Linear { k, layout, rows, epilogue: Epilogue::Store, norm: false, alone: true, shared }.scratch()
     }
     /// `mlp` and its shared memory.
     pub fn mlp(&self) -> (Unit, u32) {
         self.unit("mlp.cu", Vec::new(), &[])
     }
     /// `coop_attention` and its shared memory.
-    pub fn attention(&self, a: &AttentionUnit, wo_split: usize) -> (Unit, u32) {
+    pub fn attention(&self, a: &AttentionUnit, mixer: Mixer, wo_split: usize) -> (Unit, u32) {
         let mut defines = vec![("WO_SPLIT", wo_split.to_string())];
-        defines.extend(["QKV_PROJ", "O_PROJ"].map(|name| (name, weights(self.pieces))));
+        defines.extend(mixer.defines(["QKV_PROJ", "O_PROJ"]));
         defines.extend(a.unit("").defines);
         let heads = WARPS * a.head_dim * 4;
-        let phases = [self.product(a.num_heads * a.head_dim), a.attend_smem(), heads as u32];
+        let out = self.product(a.num_heads * a.head_dim, mixer.out);
+        let phases = [self.projections(mixer), out, a.attend_smem(), heads as u32];
         self.unit("coop_attention.cu", defines, &phases)
     }
     /// `coop_gdn` and its shared memory.
-    pub fn gdn(&self, s: &GdnShape) -> (Unit, u32) {
-        let phases = [self.product(s.num_v_heads * s.v_dim), gdn_step_smem(s)];
-        let mut defines = gdn("", s).defines;
-        defines.extend(["IN_PROJ", "OUT_PROJ"].map(|name| (name, weights(self.pieces))));
-        self.unit("coop_gdn.cu", defines, &phases)
+    pub fn gdn(&self, s: &GdnShape, mixer: Mixer) -> (Unit, u32) {
+        let out = self.product(s.num_v_heads * s.v_dim, mixer.out);
+        let mut defines = mixer.defines(["IN_PROJ", "OUT_PROJ"]);
+        defines.extend(gdn("", s).defines);
+        self.unit("coop_gdn.cu", defines, &[self.projections(mixer), out, gdn_step_smem(s)])
+    }
+    /// Shared memory beside the ring of the products a layer begins with.
+    fn projections(&self, mixer: Mixer) -> u32 {
+        let tail = mixer.tail.map_or(0, |tail| self.product(self.hidden, tail));
+        self.product(self.hidden, mixer.proj).max(tail)
     }
 }
 
@@ -370,12 +375,7 @@ pub fn unsupported(c: &Config) -> Option<String> {
 
 /// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
 /// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
-pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
-    let pieces = match c.dtype.as_deref() {
-        Some("float32") => 3,
-        Some("float16") => 2,
-        _ => 1,
-    };
+pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     let (h, i) = (c.hidden_size, c.intermediate_size);
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
@@ -384,24 +384,28 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear = |k, n, epilogue, norm| {
+        let linear = |layout, k, n, epilogue, norm| {
             let (norm, alone) = (norm && rows == 1, Linear::is_alone(epilogue, n));
-            Linear { k, pieces, rows, epilogue, norm, alone, shared }.unit()
+            Linear { k, layout, rows, epilogue, norm, alone, shared }.unit()
         };
-        all.extend([
-            linear(h, 2 * i, Epilogue::Swiglu, true),
-            linear(h, c.vocab_size, Epilogue::Store, true),
-        ]);
-        all.extend([g.width(), a.width()].map(|n| linear(h, n, Epilogue::Store, true)));
-        all.extend([heads, values, i].map(|k| linear(k, h, Epilogue::Add, false)));
-        let coop = Coop { hidden: h, intermediate: i, pieces, rows, timing: false, shared };
+        all.push(linear(l.lm_head, h, c.vocab_size, Epilogue::Store, true));
+        for (mixer, n) in [(l.gdn, g.width()), (l.attention, a.width())] {
+            all.push(linear(mixer.proj, h, n, Epilogue::Store, true));
+            all.extend(mixer.tail.map(|tail| linear(tail, h, n, Epilogue::Store, true)));
+        }
+        all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
+        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values), (l.down, i)] {
+            all.push(linear(layout, k, h, Epilogue::Add, false));
+        }
+        let Layouts { gate_up, down, .. } = *l;
+        let coop = Coop { hidden: h, intermediate: i, gate_up, down, rows, timing: false, shared };
         all.push(coop.mlp().0);
         if linear_attention {
-            all.push(coop.gdn(&g).0);
+            all.push(coop.gdn(&g, l.gdn).0);
         }
         if full_attention {
             for kv_dtype in KvDtype::ALL {
-                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), 1).0);
+                all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), l.attention, 1).0);
             }
         }
     }
@@ -417,17 +421,21 @@ pub fn units(c: &Config, shared: u32) -> Vec<Unit> {
             );
         }
     }
-    if h >= super::gemm::LEAST_HIDDEN && pieces == 1 {
-        for (n, k, epilogue) in [
-            (g.width(), h, Epilogue::Store),
-            (a.width(), h, Epilogue::Store),
-            (2 * i, h, Epilogue::Swiglu),
-            (h, heads, Epilogue::Add),
-            (h, values, Epilogue::Add),
-            (h, i, Epilogue::Add),
+    if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
+        for (layout, n, k, epilogue) in [
+            (l.gdn.proj, g.width(), h, Epilogue::Store),
+            (l.gdn.tail.unwrap_or(BF16), 2 * g.num_v_heads, h, Epilogue::Store),
+            (l.attention.proj, a.width(), h, Epilogue::Store),
+            (l.gate_up, 2 * i, h, Epilogue::Swiglu),
+            (l.attention.out, h, heads, Epilogue::Add),
+            (l.gdn.out, h, values, Epilogue::Add),
+            (l.down, h, i, Epilogue::Add),
         ] {
-            let k = k.next_multiple_of(CHUNK);
+            let k = layout.kp(k);
             all.push(super::gemm::to_bf16(k));
+            if layout.is_packed() {
+                all.push(super::gemm::unpack(layout, k));
+            }
             for m in [16, 32, 64, 512] {
                 let tile = Tile::choose(m, n, epilogue == Epilogue::Swiglu, H200.0, H200.1);
                 all.push(tile.unit(k, epilogue));

@@ -1,0 +1,63 @@
+// packed: FP8 and NVFP4 weights as they lie in device memory, and how a lane turns its bytes into operands.
+//
+//   A matrix is tiles of 8 outputs, one after the other; a tile is blocks of 128 inputs; a block is the scales of its
+//   outputs, then two units of 64 inputs, and in a stage it counts as two units of half its bytes. A unit is two halves; a
+//   half is the codes of lane 0, lane 1, … of the warp that multiplies it. Lane 4 g + t has output g and of the unit inputs
+//   16 t … 16 t + 7 in the first half, the next eight in the second. Outputs and inputs are filled up with zeros.
+//
+//   Fp8     block [8] f32 scales, [unit][half][lane][8] e4m3              1056 bytes, 8.25 bits a weight
+//           W[n, k] = code · scale: sums of a half are multiplied by the scale of their output
+//   Nvfp4   block [unit][8][4] scales of 16 inputs, [unit][half][lane][4 bytes] of e2m1       576 bytes, 4.5 bits
+//           W[n, k] = code · scale · factor[n]: code · scale is exact in bf16; behind the tiles, factor as f32 [outputs]
+//
+// A code becomes bf16 by moving its sign, exponent and mantissa to where bf16 has them, which is exact for subnormal codes
+// too and off by a power of two; a product with that power of two, or with it and the scale, is exact again. The order of
+// codes in a word is such that few instructions do it. A scale of Nvfp4 has lost its sign to its codes and is normal: five
+// bits of exponent, three of mantissa; codes under a scale of zero are zero. No code or scale is NaN. The host sees to it.
+#pragma once
+#include "weights.cuh"
+
+struct Fp8 {
+    static constexpr int PIECES = 1, UNIT = 528, GRAIN = 2, TILES = 2, ROUNDS = 2;
+    static constexpr bool SCALED_SUMS = true, FACTORS = false;
+
+    // The block that a unit of a strip lies in.
+    __device__ __forceinline__ static const char* block(const char* strip, int unit) { return strip + unit / 2 * (2 * UNIT); }
+    // The bytes of a word of codes are of inputs 2, 0, 3, 1.
+    __device__ __forceinline__ static uint4 operands(const char* strip, int unit, int half) {
+        uint2 codes = *(const uint2*)(block(strip, unit) + 32 + unit % 2 * 512 + half * 256 + (threadIdx.x & 31) * 8);
+        return make_uint4(widen(codes.x, codes.x >> 4), widen(codes.x << 8, codes.x << 4), widen(codes.y, codes.y >> 4),
+                          widen(codes.y << 8, codes.y << 4));
+    }
+    __device__ __forceinline__ static float2 scales(const char* strip, int unit) {
+        return *(const float2*)(block(strip, unit) + (threadIdx.x & 3) * 8);
+    }
+    __device__ __forceinline__ static float scale(const char* strip, int unit, int output) {
+        return ((const float*)block(strip, unit))[output];
+    }
+    __device__ __forceinline__ static int input(int half) { return (threadIdx.x & 3) * 16 + half * 8; }
+    __device__ __forceinline__ static u32 widen(u32 sign, u32 size) {
+        return mul_bf16((sign & 0x80008000u) | (size & 0x07f007f0u), 0x7b807b80u); // 2^120
+    }
+};
+
+struct Nvfp4 {
+    static constexpr int PIECES = 1, UNIT = 288, GRAIN = 2, TILES = 3, ROUNDS = 4;
+    static constexpr bool SCALED_SUMS = false, FACTORS = true;
+
+    // A half of a word of codes has four inputs: signs of 0, 2, 3, 1, then exponents and mantissas of 3, 0, 1, 2; the lower
+    // half has the even inputs.
+    __device__ __forceinline__ static uint4 operands(const char* strip, int unit, int half) {
+        constexpr u32 SIGN = 0x80008000u, SIZE = 0x01c001c0u;
+        const char* block = strip + unit / 2 * (2 * UNIT);
+        int lane = threadIdx.x & 31;
+        u32 x = *(const u32*)(block + 64 + unit % 2 * 256 + half * 128 + lane * 4);
+        u32 scale = *(const u8*)(block + unit % 2 * 32 + lane) * 0x00100010u + 0x76007600u; // · 2^118, twice
+        return make_uint4(mul_bf16(x & (SIGN | SIZE), scale), mul_bf16(x << 3 & (SIGN | SIZE), scale),
+                          mul_bf16((x << 1 & SIGN) | (x << 6 & SIZE), scale),
+                          mul_bf16((x << 2 & SIGN) | (x >> 3 & SIZE), scale));
+    }
+    __device__ __forceinline__ static float2 scales(const char*, int) { return make_float2(1, 1); }
+    __device__ __forceinline__ static float scale(const char*, int, int) { return 1; }
+    __device__ __forceinline__ static int input(int half) { return (threadIdx.x & 3) * 16 + half * 8; }
+};

@@ -1,0 +1,91 @@
+//! Which layouts a model's matrices have, as far as kernels compiled ahead of time need to know.
+
+use super::weights::Layout;
+use cute_checkpoint::{Checkpoint, Config, Dtype, Format};
+
+/// Layouts of the matrices around attention or the delta rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mixer {
+    /// of the projections
+    pub proj: Layout,
+    /// of the last of them, if it is another
+    pub tail: Option<Layout>,
+    /// of the matrix back to the residual stream
+    pub out: Layout,
+}
+
+impl Mixer {
+    /// `names`: of the projections, and of the matrix back.
+    pub(super) fn defines(&self, names: [&'static str; 2]) -> Vec<(&'static str, String)> {
+        let mut defines = vec![(names[0], self.proj.name()), (names[1], self.out.name())];
+        defines.extend(self.tail.map(|tail| ("TAIL", tail.name())));
+        defines
+    }
+}
+
+/// Layouts of a model's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layouts {
+    /// of gated-delta-net layers
+    pub gdn: Mixer,
+    /// of full-attention layers
+    pub attention: Mixer,
+    /// of `[gate; up]`
+    pub gate_up: Layout,
+    /// of down
+    pub down: Layout,
+    /// of the matrix behind the last norm
+    pub lm_head: Layout,
+}
+
+impl Layouts {
+    /// All plain.
+    pub fn plain(c: &Config) -> Layouts {
+        let layout = layout(Format::Plain(match c.dtype.as_deref() {
+            Some("float32") => Dtype::F32,
+            Some("float16") => Dtype::F16,
+            _ => Dtype::BF16,
+        }));
+        let mixer = Mixer { proj: layout, tail: None, out: layout };
+        Layouts { gdn: mixer, attention: mixer, gate_up: layout, down: layout, lm_head: layout }
+    }
+
+    /// All of one layout, but for what published quantised checkpoints leave plain.
+    pub fn packed(c: &Config, layout: Layout) -> Layouts {
+        let plain = Self::plain(c).lm_head;
+        let mixer = Mixer { proj: layout, tail: None, out: layout };
+        let gdn = Mixer { tail: Some(plain).filter(|plain| *plain != layout), ..mixer };
+        Layouts { gdn, attention: mixer, gate_up: layout, down: layout, lm_head: plain }
+    }
+
+    /// Those of a checkpoint, by the formats of its first layers. Where later layers or the values themselves make
+    /// others, their kernels are compiled when they are asked for.
+    pub fn of(checkpoint: &Checkpoint) -> Layouts {
+        let plain = Self::plain(&checkpoint.config);
+        let find = |end: &str, or: Layout| {
+            let name = checkpoint.tensor_names().find(|name| name.ends_with(end));
+            name.and_then(|name| checkpoint.format(name)).map_or(or, layout)
+        };
+        let mixer = |proj: &str, last: &str, out: &str, or: Mixer| {
+            let (proj, tail) = (find(proj, or.proj), find(last, or.proj));
+            let tail = Some(tail).filter(|tail| *tail != proj && !tail.is_packed());
+            Mixer { proj, tail, out: find(out, or.out) }
+        };
+        Layouts {
+            gdn: mixer("in_proj_qkv.weight", "in_proj_a.weight", "out_proj.weight", plain.gdn),
+            attention: mixer("q_proj.weight", "v_proj.weight", "o_proj.weight", plain.attention),
+            gate_up: find("mlp.gate_proj.weight", plain.gate_up),
+            down: find("mlp.down_proj.weight", plain.down),
+            lm_head: find("lm_head.weight", find("embed_tokens.weight", plain.lm_head)),
+        }
+    }
+}
+
+/// The layout that a format has when nothing stands against it.
+pub fn layout(format: Format) -> Layout {
+    match format {
+        Format::Plain(dtype) => Layout::Bf16 { pieces: super::weights::pieces(dtype) },
+        Format::Fp8Tensor | Format::Fp8Channel | Format::Fp8Block => Layout::Fp8,
+        Format::Nvfp4 => Layout::Nvfp4,
+    }
+}
