@@ -5,7 +5,7 @@ mod common;
 #[path = "common/device.rs"]
 mod testing;
 
-use cute_checkpoint::{Dtype, Tensor};
+use cute_checkpoint::{Dtype, Format, Tensor};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
@@ -145,7 +145,7 @@ fn a_recorded_step_is_not_replayed_under_other_knobs() {
     let Some(gpu) = device() else { return };
     let b = Cuda::new(gpu, &config(), Options::default()).unwrap();
     let _cache = b.cache(&config(), shape()).unwrap();
-    let table = b.random_matrix(8, 40, 1).unwrap();
+    let table = b.random_matrix(&[(8, Format::Plain(Dtype::BF16))], 40, 1).unwrap();
     let mut x = b.buf(1, 40).unwrap();
     let batch = Batch { kind: BatchKind::Decode, ..batch(1) };
     let mut ran = 0;
