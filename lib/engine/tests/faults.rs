@@ -2,34 +2,16 @@
 
 mod common;
 
-use common::{Run, engine, greedy, problems, run, tiny};
+use common::{Run, eight_replies, engine, four_seats, greedy, problems, run, tiny};
 use cute_engine::knobs::PathKnob;
 use cute_engine::{EngineConfig, Event, Fault, Guards, Request};
 use cute_records::Finding;
 
 const GUARDS: Guards = Guards { recompute: Some(1), rows: None, slot0: true, capture: false };
 
-/// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
-fn config(fault: Option<Fault>) -> EngineConfig {
-    EngineConfig {
-        max_num_seqs: 4,
-        max_num_batched_tokens: 100,
-        page_size: 16,
-        max_model_len: 128,
-        fault,
-        unguarded: fault.is_some(),
-        ..EngineConfig::default()
-    }
-}
-
-fn replies(config: EngineConfig) -> Run {
-    let checkpoint = tiny();
-    run(&checkpoint, config, &problems(&checkpoint, 8), &greedy(12))
-}
-
 /// Which of eight requests have other bits than a sound engine's.
 fn hurt(fault: Fault) -> Vec<usize> {
-    let (sound, broken) = (replies(config(None)), replies(config(Some(fault))));
+    let (sound, broken) = (eight_replies(four_seats(None)), eight_replies(four_seats(Some(fault))));
     assert_eq!(broken.outputs.len(), 8, "{fault}: every request ends");
     let pairs = sound.fingerprints().into_iter().zip(broken.fingerprints()).enumerate();
     pairs.filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect()
@@ -74,7 +56,7 @@ fn faults_of_company_leave_a_lone_request_alone() {
     let checkpoint = tiny();
     let lone = |fault| {
         let prompts = problems(&checkpoint, 1);
-        run(&checkpoint, config(fault), &prompts, &greedy(12)).fingerprints()
+        run(&checkpoint, four_seats(fault), &prompts, &greedy(12)).fingerprints()
     };
     for fault in
         [Fault::DoubleFree, Fault::LateStep, Fault::PadRowLive, Fault::ChunkGrid, Fault::SharedScratch]
@@ -87,7 +69,7 @@ fn faults_of_company_leave_a_lone_request_alone() {
 fn the_fourth_sequence_of_a_step_is_one_too_many_for_shared_scratch() {
     let checkpoint = tiny();
     let with = |seats, fault| {
-        let config = EngineConfig { max_num_seqs: seats, max_num_batched_tokens: 512, ..config(fault) };
+        let config = EngineConfig { max_num_seqs: seats, max_num_batched_tokens: 512, ..four_seats(fault) };
         run(&checkpoint, config, &problems(&checkpoint, 4), &greedy(12)).fingerprints()
     };
     assert_eq!(with(3, Some(Fault::SharedScratch)), with(3, None), "the third row is shared with nobody");
@@ -98,7 +80,7 @@ fn the_fourth_sequence_of_a_step_is_one_too_many_for_shared_scratch() {
 fn a_silent_fallback_has_the_bits_of_lite_and_the_log_of_coop() {
     let checkpoint = tiny();
     let told = |path, fault| {
-        let mut config = config(fault);
+        let mut config = four_seats(fault);
         config.knobs.path = path;
         run(&checkpoint, config, &problems(&checkpoint, 2), &greedy(6))
     };
@@ -111,7 +93,7 @@ fn a_silent_fallback_has_the_bits_of_lite_and_the_log_of_coop() {
 /// The error that a guarded engine ends with, its finding, and the requests that had ended by then.
 fn stopped(fault: Fault, cancel: Option<u64>) -> (String, Option<Finding>, usize) {
     let checkpoint = tiny();
-    let (mut engine, _) = engine(&checkpoint, EngineConfig { unguarded: false, ..config(Some(fault)) });
+    let (mut engine, _) = engine(&checkpoint, EngineConfig { unguarded: false, ..four_seats(Some(fault)) });
     for (i, prompt) in problems(&checkpoint, 8).into_iter().enumerate() {
         let request = Request { id: i.to_string(), ordinal: i as u64, prompt, params: greedy(12) };
         engine.add(request).unwrap();
@@ -180,9 +162,9 @@ fn the_engines_own_checks_stop_what_breaks_ownership_or_a_counter() {
 
 /// A guarded engine without fused paths that computes every sequence that ends once more.
 fn recomputed(fault: Option<Fault>) -> Run {
-    let mut config = EngineConfig { unguarded: false, guards: GUARDS, ..config(fault) };
+    let mut config = EngineConfig { unguarded: false, guards: GUARDS, ..four_seats(fault) };
     config.knobs.fusion = false;
-    replies(config)
+    eight_replies(config)
 }
 
 #[test]
@@ -223,7 +205,7 @@ fn a_sequence_computed_again_alone_leaves_the_same_state_unless_something_is_wro
 /// Names of what is found, and the slots or pages they name.
 fn rows_found(fault: Option<Fault>) -> Vec<serde_json::Value> {
     let guards = Guards { rows: Some(1), ..Guards::default() };
-    let run = replies(EngineConfig { guards, ..config(fault) });
+    let run = eight_replies(EngineConfig { guards, ..four_seats(fault) });
     assert!(run.findings.iter().all(|f| f.check == "row_outside_step_written"), "{:?}", run.findings);
     run.findings.into_iter().map(|f| f.data.get("slot").or(f.data.get("page")).cloned().unwrap()).collect()
 }
@@ -239,8 +221,8 @@ fn a_step_that_writes_to_a_slot_or_page_of_none_of_its_sequences_is_found() {
 
 #[test]
 fn poison_changes_nothing_but_for_who_reads_what_was_never_written_to_them() {
-    let poisoned = |fault| replies(EngineConfig { poison: true, ..config(fault) });
-    assert_eq!(poisoned(None).fingerprints(), replies(config(None)).fingerprints());
+    let poisoned = |fault| eight_replies(EngineConfig { poison: true, ..four_seats(fault) });
+    assert_eq!(poisoned(None).fingerprints(), eight_replies(four_seats(None)).fingerprints());
     let stale = poisoned(Some(Fault::StaleState));
     let wrong: Vec<bool> = stale.outputs.iter().map(|o| o.error.is_some()).collect();
     assert_eq!(wrong, [true; 8], "even a slot that was never used holds NaN");

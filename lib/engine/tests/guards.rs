@@ -4,7 +4,10 @@ mod common;
 #[path = "common/device.rs"]
 mod testing;
 
-use common::{Run, expected, format_models, golden_models, greedy, problems, run, run_on, tiny};
+use common::{
+    Run, eight_replies, expected, format_models, four_seats, golden_models, greedy, problems, run, run_on,
+    tiny,
+};
 use cute_checkpoint::Checkpoint;
 use cute_engine::Error;
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Unit};
@@ -19,25 +22,6 @@ use cute_engine::{EngineConfig, Fault, Guards, Knobs};
 use cute_records::{Finding, FinishReason};
 use std::sync::Arc;
 use testing::{device, on_a_device};
-
-/// Four seats and small pages: slots are recycled from the fifth request on.
-fn config(fault: Option<Fault>) -> EngineConfig {
-    EngineConfig {
-        max_num_seqs: 4,
-        max_num_batched_tokens: 100,
-        page_size: 16,
-        max_model_len: 128,
-        fault,
-        unguarded: fault.is_some(),
-        ..EngineConfig::default()
-    }
-}
-
-/// Eight requests on the CPU.
-fn replies(config: EngineConfig) -> Run {
-    let checkpoint = tiny();
-    run(&checkpoint, config, &problems(&checkpoint, 8), &greedy(12))
-}
 
 fn named<'a>(run: &'a Run, check: &str) -> Vec<&'a Finding> {
     run.findings.iter().filter(|f| f.check == check).collect()
@@ -59,9 +43,9 @@ fn on_every_path(config: &EngineConfig) -> Vec<EngineConfig> {
 
 #[test]
 fn a_watched_engine_gives_the_same_bits_and_finds_nothing_on_every_path() {
-    for config in on_every_path(&config(None)) {
-        let plain = replies(config.clone());
-        let watched = replies(EngineConfig { trace_nonfinite: true, ..config });
+    for config in on_every_path(&four_seats(None)) {
+        let plain = eight_replies(config.clone());
+        let watched = eight_replies(EngineConfig { trace_nonfinite: true, ..config });
         assert_eq!(watched.findings, []);
         assert_eq!(watched.fingerprints(), plain.fingerprints());
     }
@@ -72,7 +56,7 @@ fn every_kind_of_model_writes_before_it_reads_and_nothing_in_it_is_not_finite() 
     for dir in golden_models().into_iter().chain(format_models()) {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let prompts: Vec<Vec<u32>> = expected(&dir).input_ids.chunks(40).map(<[u32]>::to_vec).collect();
-        let config = EngineConfig { max_model_len: 48, ..config(None) };
+        let config = EngineConfig { max_model_len: 48, ..four_seats(None) };
         let plain = run(&checkpoint, config.clone(), &prompts, &greedy(4));
         let watched = EngineConfig { trace_nonfinite: true, poison: true, ..config };
         let watched = run(&checkpoint, watched, &prompts, &greedy(4));
@@ -83,12 +67,12 @@ fn every_kind_of_model_writes_before_it_reads_and_nothing_in_it_is_not_finite() 
 
 #[test]
 fn what_a_dirty_slot_or_page_does_is_attributed_to_the_operation_that_read_it() {
-    let traced = |fault| EngineConfig { trace_nonfinite: true, poison: true, ..config(Some(fault)) };
+    let traced = |fault| EngineConfig { trace_nonfinite: true, poison: true, ..four_seats(Some(fault)) };
     for (fault, layer, phase) in
         [(Fault::StaleState, 0, "conv"), (Fault::StaleConv, 0, "conv"), (Fault::NanToken, 3, "attention")]
     {
         for config in on_every_path(&traced(fault)) {
-            let run = replies(config);
+            let run = eight_replies(config);
             let traced = named(&run, "nonfinite_value");
             let first = traced.first().unwrap_or_else(|| panic!("{fault}: nothing was found"));
             assert_eq!((first.layer, first.data["phase"].as_str()), (Some(layer), Some(phase)), "{first:?}");
@@ -107,7 +91,7 @@ fn what_a_dirty_slot_or_page_does_is_attributed_to_the_operation_that_read_it() 
 
 #[test]
 fn a_request_whose_logits_are_not_finite_ends_with_an_error_and_a_finding_and_no_token() {
-    let run = replies(EngineConfig { poison: true, ..config(Some(Fault::StaleState)) });
+    let run = eight_replies(EngineConfig { poison: true, ..four_seats(Some(Fault::StaleState)) });
     let found = named(&run, "logits_not_finite");
     assert_eq!(found.len(), 8, "{:?}", run.findings);
     for f in found {
@@ -195,7 +179,7 @@ fn blamed(seen: [Option<NonFinite>; 2]) -> Option<(Option<usize>, &'static str)>
 #[test]
 fn a_value_in_a_slot_or_page_is_blamed_on_its_reader_and_in_its_own_row() {
     let shape = cute_engine::backend::GdnShape::of(&tiny().config, 0);
-    let mut knobs: Vec<Knobs> = on_every_path(&config(None)).into_iter().map(|c| c.knobs).collect();
+    let mut knobs: Vec<Knobs> = on_every_path(&four_seats(None)).into_iter().map(|c| c.knobs).collect();
     for knobs in &knobs {
         let cpu = || Cpu::default();
         assert_eq!(seen(cpu(), knobs, |_, _| ()), [None, None]);
@@ -226,7 +210,7 @@ fn a_watched_device_gives_the_same_bits_and_finds_nothing() {
     let Some(gpu) = device() else { return };
     let checkpoint = tiny();
     let prompts = problems(&checkpoint, if on_a_device() { 20 } else { 2 });
-    let mut configs = on_every_path(&config(None));
+    let mut configs = on_every_path(&four_seats(None));
     if !on_a_device() {
         configs.drain(..2);
     }
@@ -244,13 +228,13 @@ fn a_watched_device_gives_the_same_bits_and_finds_nothing() {
 #[test]
 fn a_trace_says_which_path_each_layer_took_what_was_zeroed_and_where_everything_lay() {
     let paths = [("paged", 0, 0), ("lite", 0, 1), ("coop", 1, 1)];
-    for (config, (path, wo, mlp)) in on_every_path(&config(None)).into_iter().zip(paths) {
+    for (config, (path, wo, mlp)) in on_every_path(&four_seats(None)).into_iter().zip(paths) {
         let page_bytes = {
             let c = tiny().config;
             2 * 16 * c.full_attention_layers().len() * c.num_key_value_heads * c.head_dim * 4
         };
-        assert_eq!(replies(config.clone()).traces, []);
-        let run = replies(EngineConfig { trace_requests: true, ..config });
+        assert_eq!(eight_replies(config.clone()).traces, []);
+        let run = eight_replies(EngineConfig { trace_requests: true, ..config });
         let mut traces: Vec<_> = run.traces.iter().collect();
         traces.sort_by_key(|t| t.ordinal);
         assert_eq!(traces.iter().map(|t| t.ordinal).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
@@ -280,14 +264,15 @@ fn a_trace_says_which_path_each_layer_took_what_was_zeroed_and_where_everything_
 
 #[test]
 fn a_reset_that_was_skipped_is_missing_in_the_trace() {
-    let run = replies(EngineConfig { trace_requests: true, ..config(Some(Fault::SkipWoReset)) });
+    let run = eight_replies(EngineConfig { trace_requests: true, ..four_seats(Some(Fault::SkipWoReset)) });
     let resets = run.traces[0].layers[0].resets.clone().unwrap();
     assert_eq!((resets["wo_output"], resets["mlp_partial"]), (0, 11));
 }
 
 #[test]
 fn sums_that_start_from_what_was_left_there_show_as_nan_under_poison() {
-    let poisoned = |fault| replies(EngineConfig { poison: true, trace_nonfinite: true, ..config(fault) });
+    let poisoned =
+        |fault| eight_replies(EngineConfig { poison: true, trace_nonfinite: true, ..four_seats(fault) });
     assert_eq!(poisoned(None).findings, []);
     let run = poisoned(Some(Fault::SkipWoReset));
     let first = named(&run, "nonfinite_value")[0];
@@ -297,14 +282,14 @@ fn sums_that_start_from_what_was_left_there_show_as_nan_under_poison() {
 
 fn guarded(guards: &[Guard], fault: Option<Fault>) -> Run {
     let guards: Guards = guards.iter().copied().collect();
-    replies(EngineConfig { guards, unguarded: false, ..config(fault) })
+    eight_replies(EngineConfig { guards, unguarded: false, ..four_seats(fault) })
 }
 
 #[test]
 fn the_slot_and_the_page_that_are_nobodys_keep_their_pattern_unless_somebody_writes_there() {
     for kv_dtype in KvDtype::ALL {
         let guards = [Guard::Slot0].into_iter().collect();
-        let run = replies(EngineConfig { guards, kv_dtype, ..config(None) });
+        let run = eight_replies(EngineConfig { guards, kv_dtype, ..four_seats(None) });
         assert_eq!(run.findings, [], "{kv_dtype:?}");
     }
     let run = guarded(&[Guard::Slot0], Some(Fault::PadRowSlot0));
@@ -403,7 +388,7 @@ fn a_recording_that_runs_on_live_slots_is_found_on_a_device_and_a_sound_one_is_n
     let guards: Guards = [Guard::Capture, Guard::Slot0].into_iter().collect();
     let on = |gpu: Arc<dyn Gpu>, fault| {
         let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
-        let config = EngineConfig { guards, unguarded: false, ..config(fault) };
+        let config = EngineConfig { guards, unguarded: false, ..four_seats(fault) };
         run_on(backend, &checkpoint, config, &prompts, &greedy(5))
     };
     assert_eq!(on(gpu.clone(), None).findings, []);

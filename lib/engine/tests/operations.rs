@@ -9,9 +9,9 @@ use cute_checkpoint::{Dtype, Format, Tensor};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
-use cute_engine::batch::{Batch, BatchKind, Segment};
+use cute_engine::batch::BatchKind;
 use cute_engine::sampler::Stream;
-use testing::{device, on_a_device};
+use testing::{batch, device, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device; sums of up to a few hundred terms of size one.
 const TOLERANCE: f32 = 2e-3;
@@ -33,7 +33,7 @@ fn rows<B: Backend>(b: &B, t: &Tensor) -> B::Buf {
     let n = t.shape[0];
     let table = b.matrix(std::slice::from_ref(t)).unwrap();
     let mut buf = b.buf(n, t.shape[1]).unwrap();
-    let batch = batch(n);
+    let batch = batch(BatchKind::Prefill, n);
     b.step(&batch, &[], &Knobs::default(), &mut || {
         b.embed(&mut buf, &table, &batch.tokens).map(|()| Vec::new())
     })
@@ -44,26 +44,6 @@ fn rows<B: Backend>(b: &B, t: &Tensor) -> B::Buf {
 fn nan<B: Backend>(b: &B, n: usize, width: usize) -> B::Buf {
     let bytes = (0..n * width).flat_map(|_| f32::NAN.to_le_bytes()).collect();
     rows(b, &Tensor { name: "nan".into(), dtype: Dtype::F32, shape: vec![n, width], bytes })
-}
-
-/// A step of `n` rows, each the only one of its sequence, so that products take the decode step's kernels.
-fn batch(n: usize) -> Batch {
-    let segment = |i| Segment {
-        owner: i as u64,
-        slot: i as u32 + 1,
-        epoch: 1,
-        pages: vec![i as u32 + 1],
-        page_epochs: vec![1],
-        start: 0,
-        row: i,
-        len: 1,
-    };
-    Batch {
-        kind: BatchKind::Prefill,
-        tokens: (0..n as u32).collect(),
-        segments: (0..n).map(segment).collect(),
-        logit_rows: (0..n).rev().collect(),
-    }
 }
 
 struct Case {
@@ -117,7 +97,7 @@ fn operations<B: Backend>(b: &B, c: &Case) -> Vec<(&'static str, Vec<f32>)> {
     b.add(&mut sum, &out, m).unwrap();
     keep("add", &sum);
     let mut out = nan(b, m, c.k);
-    b.select(&mut out, &x, &batch(m).logit_rows).unwrap();
+    b.select(&mut out, &x, &batch(BatchKind::Prefill, m).logit_rows).unwrap();
     keep("select", &out);
     let mut top = nan(b, m, 2);
     b.argmax(&mut top, &x, m).unwrap();
@@ -147,7 +127,7 @@ fn a_recorded_step_is_not_replayed_under_other_knobs() {
     let _cache = b.cache(&config(), shape()).unwrap();
     let table = b.random_matrix(&[(8, Format::Plain(Dtype::BF16))], 40, 1).unwrap();
     let mut x = b.buf(1, 40).unwrap();
-    let batch = Batch { kind: BatchKind::Decode, ..batch(1) };
+    let batch = batch(BatchKind::Decode, 1);
     let mut ran = 0;
     let mut steps = |knobs: &Knobs| {
         for _ in 0..4 {

@@ -10,8 +10,8 @@ use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, We
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Layout, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
-use cute_engine::batch::{Batch, BatchKind, Segment};
-use testing::{device, on_a_device};
+use cute_engine::batch::{Batch, BatchKind};
+use testing::{batch, device, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device.
 const TOLERANCE: f32 = 1e-4;
@@ -76,26 +76,6 @@ fn tensor(dtype: Dtype, n: usize, k: usize, seed: u64) -> Tensor {
         Dtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
     };
     Tensor { name: "t".into(), dtype, shape: vec![n, k], bytes }
-}
-
-/// A step of `n` rows of as many sequences.
-fn batch(kind: BatchKind, n: usize) -> Batch {
-    let segment = |i| Segment {
-        owner: i as u64,
-        slot: i as u32 + 1,
-        epoch: 1,
-        pages: vec![i as u32 + 1],
-        page_epochs: vec![1],
-        start: 0,
-        row: i,
-        len: 1,
-    };
-    Batch {
-        kind,
-        tokens: (0..n as u32).collect(),
-        segments: (0..n).map(segment).collect(),
-        logit_rows: Vec::new(),
-    }
 }
 
 /// A buffer with rows `first` to `first + m` of a table: they are embedded.

@@ -3,6 +3,7 @@
 
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Driver, Emulated, Settings};
+use cute_engine::batch::{Batch, BatchKind, Segment};
 use std::sync::Arc;
 
 /// The device to test, or a line that says why there is none.
@@ -26,4 +27,24 @@ pub fn device() -> Option<Arc<dyn Gpu>> {
 /// A device is quick; emulated, a part stands for the whole.
 pub fn on_a_device() -> bool {
     std::env::var("CUTE_TEST_DEVICE").is_ok()
+}
+
+/// A step of `n` rows, each the only one of its sequence: a prompt's products then take the decode step's kernels.
+pub fn batch(kind: BatchKind, n: usize) -> Batch {
+    let segment = |i| Segment {
+        owner: i as u64,
+        slot: i as u32 + 1,
+        epoch: 1,
+        pages: vec![i as u32 + 1],
+        page_epochs: vec![1],
+        start: 0,
+        row: i,
+        len: 1,
+    };
+    Batch {
+        kind,
+        tokens: (0..n as u32).collect(),
+        segments: (0..n).map(segment).collect(),
+        logit_rows: (0..n).rev().collect(),
+    }
 }

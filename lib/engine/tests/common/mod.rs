@@ -6,7 +6,7 @@ use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
 use cute_engine::model::{Model, Scratch};
-use cute_engine::{Engine, EngineConfig, Event, Knobs, Output, Request, SamplingParams};
+use cute_engine::{Engine, EngineConfig, Event, Fault, Knobs, Output, Request, SamplingParams};
 use cute_records::{Finding, State, Trace};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -232,4 +232,23 @@ pub fn random_floats(seed: u64, n: usize) -> Vec<f32> {
         (x >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..n).map(|_| next()).collect()
+}
+
+/// Four seats and small pages: slots are recycled from the fifth request on, prompts are cut and go together.
+pub fn four_seats(fault: Option<Fault>) -> EngineConfig {
+    EngineConfig {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 100,
+        page_size: 16,
+        max_model_len: 128,
+        fault,
+        unguarded: fault.is_some(),
+        ..EngineConfig::default()
+    }
+}
+
+/// Eight requests on the CPU.
+pub fn eight_replies(config: EngineConfig) -> Run {
+    let checkpoint = tiny();
+    run(&checkpoint, config, &problems(&checkpoint, 8), &greedy(12))
 }
