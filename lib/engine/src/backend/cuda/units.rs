@@ -381,7 +381,7 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
     let has = |t: LayerType| c.layer_types.contains(&t);
     let (linear_attention, full_attention) = (has(LayerType::LinearAttention), has(LayerType::FullAttention));
-    let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
+    let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu", "choose.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
         let linear = |layout, k, n, epilogue, norm| {
