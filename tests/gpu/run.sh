@@ -10,6 +10,8 @@ cd "$(dirname "$0")/../.."
 tests=(device operations attention delta_rule packed choose cuda formats guards)
 tools=(cute-load cute-generate cute-audit cute-verdict)
 sanitizers=(memcheck racecheck initcheck)
+declare -A paths=([paged]='--phase-e-fusion 0' [lite]='--phase-e-path lite' [coop]='--phase-e-path coop'
+    [coop-gdn]='--phase-e-path coop --coop-gdn')
 
 # build DIR: tools and test binaries, as files of these names
 build() {
@@ -49,7 +51,7 @@ same_tokens() {
     local device
     for device in cpu "$CUTE_TEST_DEVICE"; do
         cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --device "$device" \
-            --phase-e-path "$@" | grep '"type":"completion"' | grep -o '"token_sha256":"[0-9a-f]*"' >"$out/tokens-${device%%:*}" || return 1
+            "$@" | grep '"type":"completion"' | grep -o '"token_sha256":"[0-9a-f]*"' >"$out/tokens-${device%%:*}" || return 1
     done
     [ "$(wc -l <"$out/tokens-cpu")" = 50 ] && cmp "$out/tokens-cpu" "$out/tokens-${CUTE_TEST_DEVICE%%:*}"
 }
@@ -72,16 +74,14 @@ for test in "${tests[@]:1}"; do
     step "$test" run_test "$test"
 done
 step demo env CUTE_DEVICE="$CUTE_TEST_DEVICE" bash examples/pipeline.sh
-for path in paged lite coop; do
-    step "tokens-$path" same_tokens "$path"
+for path in "${!paths[@]}"; do
+    step "tokens-$path" same_tokens ${paths[$path]}
 done
-step tokens-coop-gdn same_tokens coop --coop-gdn
 if command -v compute-sanitizer >/dev/null; then
     for tool in "${sanitizers[@]}"; do
-        for path in paged lite coop; do
-            step "$tool-$path" sanitize "$tool" --phase-e-path "$path"
+        for path in "${!paths[@]}"; do
+            step "$tool-$path" sanitize "$tool" ${paths[$path]}
         done
-        step "$tool-coop-gdn" sanitize "$tool" --phase-e-path coop --coop-gdn
     done
 else
     rows+=("sanitizers                        skipped: no compute-sanitizer on the path") failed=1
