@@ -2,8 +2,9 @@
 //
 //   s_t = q·k_t / √d,  o = Σ softmax(s)_t v_t · sigmoid(gate)
 //
-// The sequence is cut into pieces of PIECE tokens at fixed positions; each gives its maximum m, its Σ e^{s−m} and its
-// Σ e^{s−m} v, and the pieces are merged in order: the result depends neither on the batch nor on the grid.
+// The sequence is cut into pieces of PIECE tokens, or fewer when it is short; each gives its maximum m, its Σ e^{s−m} and its
+// Σ e^{s−m} v, and the pieces are merged in order. Where it is cut depends on the token's position alone, so the result depends
+// neither on the batch nor on the grid.
 //
 // The pool is one tensor [page, layer, K|V, kv head, PAGE tokens, HD]; offsets are 64 bits wide. Defines of the unit:
 // NH, NKV, HD, KV_LAYERS, PAGE, KV_TYPE (0 f32, 1 bf16, 2 e4m3), GATED, and KV_OFFSET_BITS for the fault kv-offset-32.
@@ -12,6 +13,8 @@
 
 #define ATTENTION_THREADS 512
 #define PIECE 256
+#define SHORT_PIECE 64 // of a sequence of up to SHORT tokens
+#define SHORT 1024
 #define QUERIES (NH / NKV)                    // query heads of a key/value head
 #define HEAD_STRIDE (HD * (GATED ? 2 : 1))    // columns between query heads in the projection
 #define K_COLUMN (NH * HEAD_STRIDE)
@@ -19,6 +22,10 @@
 #define KV_SIZE (KV_TYPE == 0 ? 4 : KV_TYPE == 1 ? 2 : 1)
 #define LANES (HD / 8)                        // threads that span a head, 8 values each
 static_assert(HD % 8 == 0 && HD <= 256, "head_dim is a multiple of 8, at most 256");
+
+// Tokens of a piece, for the token at a position; and how many pieces it has.
+__device__ __forceinline__ u32 piece_tokens(u32 position) { return position < SHORT ? SHORT_PIECE : PIECE; }
+__device__ __forceinline__ u32 pieces_of(u32 position) { return position / piece_tokens(position) + 1; }
 
 // First byte of the values of one token, head and layer; 0 when the fault's narrow offset leaves the pool.
 __device__ __forceinline__ const char* kv_at(const void* pool, u32 page, u32 layer, u32 which, u32 head, u32 token) {
@@ -118,8 +125,8 @@ __device__ __forceinline__ void attend_piece(float* part, u64 part_stride, const
     float* q = smem;                    // [QUERIES, HD], scaled
     float* p = q + QUERIES * HD;        // [QUERIES, PIECE]
     float* sums = p + QUERIES * PIECE;  // [TOKEN_GROUPS / 2, QUERIES, HD]
-    u32 first = piece * PIECE;
-    u32 n = position + 1 - first < PIECE ? position + 1 - first : PIECE;
+    u32 whole = piece_tokens(position), first = piece * whole;
+    u32 n = position + 1 - first < whole ? position + 1 - first : whole;
     __syncthreads();
     for (int i = threadIdx.x; i < QUERIES * HD; i += ATTENTION_THREADS)
         q[i] = proj[(kv_head * QUERIES + i / HD) * HEAD_STRIDE + i % HD] * rsqrtf((float)HD);

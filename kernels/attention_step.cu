@@ -25,7 +25,7 @@ attend(float* part, const float* proj, const void* pool, const u32* pages, const
     u32 kv_head = blockIdx.y, row = blockIdx.z, position = positions[row];
     launch_dependents();
     wait_for_previous();
-    for (u32 piece = blockIdx.x; piece * PIECE <= position; piece += gridDim.x)
+    for (u32 piece = blockIdx.x; piece < pieces_of(position); piece += gridDim.x)
         attend_piece(part + (((u64)row * NH + kv_head * QUERIES) * max_pieces + piece) * PARTIAL, (u64)max_pieces * PARTIAL,
                      proj + (u64)row * ldp, pool, pages + (u64)row * max_pages, layer, kv_head, piece, position,
                      (float*)SMEM);
@@ -34,7 +34,7 @@ EXPORT(attend)
 
 extern "C" __global__ void merge(float* out, const float* part, const float* proj, const u32* positions, u32 max_pieces,
                                  u32 ldo, u32 ldp) {
-    u32 head = blockIdx.x, row = blockIdx.y, pieces = positions[row] / PIECE + 1;
+    u32 head = blockIdx.x, row = blockIdx.y, pieces = pieces_of(positions[row]);
     launch_dependents();
     wait_for_previous();
     const float* gate = proj + (u64)row * ldp + head * HEAD_STRIDE + HD;

@@ -139,6 +139,8 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, u32 bytes,
                      (u32)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes), "r"((u32)__cvta_generic_to_shared(barrier))
                  : "memory");
 }
+// Brings a line to L2, some time before it is read.
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // Lets the next kernel of the stream start its independent part.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
 // Waits until the kernels before this one have ended and their writes are visible.
@@ -157,6 +159,11 @@ __device__ __forceinline__ u64 global_timer() {
 __device__ __forceinline__ void relax() {}
 
 #endif
+
+// The same for `bytes` of constants, by the first threads of a block.
+__device__ __forceinline__ void prefetch_l2(const void* p, u32 bytes) {
+    for (u32 i = threadIdx.x * 128; i < bytes; i += blockDim.x * 128) prefetch_l2((const char*)p + i);
+}
 
 __device__ __forceinline__ float bf16_lo(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ float bf16_hi(u32 x) { return __uint_as_float(x & 0xffff0000u); }

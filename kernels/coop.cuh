@@ -58,24 +58,6 @@ struct Coop {
 
 typedef Ring<ROWS> Stages;
 
-// The rows of a layer's first matrix that have another format than those of `p`, up to `width`: one more product.
-__device__ __forceinline__ LinearArgs tail_args(LinearArgs p, const char* w, u32 width) {
-    p.w = w, p.out += p.n, p.n = width - p.n;
-    return p;
-}
-__device__ __forceinline__ void add_tail(const LinearArgs& p, const char* w, u32 width, Stages& weights) {
-#ifdef TAIL
-    weights.add(Linear<TAIL, HIDDEN, ROWS, STORE, ROWS == 1>::share(tail_args(p, w, width), blockIdx.x, gridDim.x));
-#endif
-}
-template <int KP>
-__device__ __forceinline__ void run_tail(const LinearArgs& p, const char* w, u32 width, Stages& weights, char* smem) {
-#ifdef TAIL
-    Linear<TAIL, HIDDEN, ROWS, STORE, ROWS == 1> op;
-    op.run(tail_args(p, w, width), weights, smem, op.KP == KP);
-#endif
-}
-
 // x += down(silu(g) · u) with [g | u] = gate_up(norm(x)): the last two phases of every layer.
 typedef Linear<GATE_UP, HIDDEN, ROWS, SWIGLU, ROWS == 1> GateUp;
 typedef Linear<DOWN, INTERMEDIATE, ROWS, ADD, false> Down;

@@ -35,10 +35,12 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     if (blocks < WO_SPLIT) slot_first = b, slot_blocks = 1;
     LinearArgs w = {o_proj, attn, WO_SPLIT == 1 ? x : slots + (u64)slot * rows * ldx, 0, 0, rows, HIDDEN, ldt, ldx};
     weights.add(Qkv::share(p, b, blocks));
-    add_tail(p, tail, WIDTH, weights);
+    add_tail<Qkv>(p, tail, WIDTH, weights);
     for (u32 s = slot; s < slots_end; s++) weights.add(Wo::share(w, b - slot_first, slot_blocks, s, WO_SPLIT));
     add_mlp(c, m, weights);
     weights.start();
+    prefetch_l2(input_norm, HIDDEN * 4);
+    prefetch_l2(norm, HIDDEN * 4);
     launch_dependents();
     wait_for_previous();
     {
@@ -46,7 +48,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
         Qkv op;
         op.run(p, weights, smem);
-        run_tail<Qkv::KP>(p, tail, WIDTH, weights, smem);
+        run_tail<Qkv>(p, tail, WIDTH, weights, smem);
         LEAVE(0);
     }
     c.barrier();
@@ -60,10 +62,10 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     c.barrier();
     ENTER(2);
     u32 most = 0; // pieces of the longest sequence
-    for (u32 row = 0; row < rows; row++) most = max(most, positions[row] / PIECE + 1);
+    for (u32 row = 0; row < rows; row++) most = max(most, pieces_of(positions[row]));
     for (u32 i = b; i < rows * NKV * most; i += blocks) {
         u32 piece = i % most, kv_head = i / most % NKV, row = i / most / NKV;
-        if (piece * PIECE <= positions[row])
+        if (piece < pieces_of(positions[row]))
             attend_piece(part + (((u64)row * NH + kv_head * QUERIES) * max_pieces + piece) * PARTIAL,
                          (u64)max_pieces * PARTIAL, proj + (u64)row * ldp, pool, pages + (u64)row * max_pages, layer,
                          kv_head, piece, positions[row], (float*)smem);
@@ -74,7 +76,7 @@ coop_attention(float* x, float* n, u32* counter, u64* timing, const char* gate_u
     for (u32 i = b * LINEAR_THREADS + threadIdx.x; i < rows * NH * HD; i += blocks * LINEAR_THREADS) {
         u32 row = i / (NH * HD), head = i / HD % NH, column = i % HD;
         attn[(u64)row * ldt + head * HD + column] =
-            merge_pieces(part + ((u64)row * NH + head) * max_pieces * PARTIAL, positions[row] / PIECE + 1, column,
+            merge_pieces(part + ((u64)row * NH + head) * max_pieces * PARTIAL, pieces_of(positions[row]), column,
                          proj + (u64)row * ldp + head * HEAD_STRIDE + HD);
     }
     LEAVE(3);

@@ -27,10 +27,12 @@ coop_gdn(float* x, float* n, u32* counter, u64* timing, const char* gate_up, con
     LinearArgs p = {in_proj, ROWS == 1 ? x : n, proj, input_norm, eps, rows, split, ldx, ldp};
     LinearArgs w = {out_proj, o, x, 0, 0, rows, HIDDEN, ldo, ldx};
     weights.add(In::share(p, b, blocks));
-    add_tail(p, tail, GdnStep::A + HV, weights);
+    add_tail<In>(p, tail, GdnStep::A + HV, weights);
     weights.add(Out::share(w, b, blocks));
     add_mlp(c, m, weights);
     weights.start();
+    prefetch_l2(input_norm, HIDDEN * 4);
+    prefetch_l2(norm, HIDDEN * 4);
     launch_dependents();
     wait_for_previous();
     {
@@ -38,7 +40,7 @@ coop_gdn(float* x, float* n, u32* counter, u64* timing, const char* gate_up, con
         if (ROWS > 1) c.norm_rows<HIDDEN>(input_norm, eps, smem);
         In op;
         op.run(p, weights, smem);
-        run_tail<In::KP>(p, tail, GdnStep::A + HV, weights, smem);
+        run_tail<In>(p, tail, GdnStep::A + HV, weights, smem);
         LEAVE(0);
     }
     GdnStep step;

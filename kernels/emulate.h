@@ -430,6 +430,7 @@ static inline void mbarrier_wait(unsigned long long* barrier, unsigned parity) {
     }
 }
 
+static inline void prefetch_l2(const void*) {}
 static inline void launch_dependents() {}
 static inline void wait_for_previous() { emu::self->block->waited = true; }
 static inline void relax() { emu::give_way(); }

@@ -1,13 +1,20 @@
 // linear: out = x Wᵀ, out += x Wᵀ, or out = silu(x Gᵀ) · (x Uᵀ) with W = [G; U]; with NORM, x is rms_norm(x) first.
 //
-//   shapes   see linear.cuh; INPUTS is K, WEIGHTS the format of W, ROWS the most rows of a launch in y (1, 8 or 16)
+//   shapes   see linear.cuh; INPUTS is K, WEIGHTS the format of W, TAIL that of its outputs from n on, ROWS the most rows of a launch in y (1, 8 or 16)
 //   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are asked for before the wait;
 //            with BLOCKS 2 (plain weights) it takes half the registers and leaves shared memory, so that a block of gdn_step fits beside it
 //   traffic  W once for each y; x from L2
 #include "linear.cuh"
 
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, BLOCKS)
-linear(const char* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo) {
+// From sm_120 on the ring fills shared memory, so that nothing fits beside it anyway.
+#if __CUDA_ARCH__ >= 1200
+#define RESIDENT 1
+#else
+#define RESIDENT BLOCKS
+#endif
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, RESIDENT)
+linear(const char* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo,
+       const char* tail, u32 width) {
     using Op = Linear<WEIGHTS, INPUTS, ROWS, EPILOGUE, NORM != 0>;
     u32 row0 = blockIdx.y * ROWS;
     u32 left = rows - row0;
@@ -15,10 +22,13 @@ linear(const char* w, const float* x, float* out, const float* norm, float eps, 
     Op::Stages ring;
     ring.init();
     ring.add(Op::share(a, blockIdx.x, gridDim.x));
+    add_tail<Op>(a, tail, width, ring);
     ring.start();
+    if (NORM) prefetch_l2(norm, INPUTS * 4);
     launch_dependents();
     wait_for_previous();
     Op op;
     op.run(a, ring, SMEM + Op::Stages::BYTES);
+    run_tail<Op>(a, tail, width, ring, SMEM + Op::Stages::BYTES);
 }
 EXPORT(linear)

@@ -26,6 +26,7 @@ struct LinearArgs {
 
 template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     typedef Ring<MAXROWS> Stages;
+    template <class V_> using With = Linear<V_, K, MAXROWS, EPI, NORMED>; // of other weights
     static constexpr bool ONE = Stages::ONE;
     static constexpr int XP = (K + 63) / 64 * 64; // of x
     static constexpr int KP = (XP + W::GRAIN * 64 - 1) / (W::GRAIN * 64) * (W::GRAIN * 64);
@@ -35,7 +36,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     static constexpr int T = ONE ? W::TILES * Stages::WIDTH : WIDE; // tiles of W with sums in registers
     static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;   // strips of each in a stage
     static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
-    static constexpr int P = ONE ? 16 / (2 * T) * (2 * T) : 2; // tiles of W with sums in shared memory
+    static constexpr int P = ONE ? (W::GRAIN == 1 ? 16 : 24) / (2 * T) * (2 * T) : 2; // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
@@ -133,13 +134,16 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i % 2 ? scale.y : scale.x, c[i]);
         }
     }
-    // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's. One row:
-    // lanes 0 to 3 have it, the others zeros.
-    __device__ __forceinline__ void multiply_one(float (&acc)[T][ACC], Stages& ring, int slot, u32 first, const char* smem) {
+    // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's and which
+    // has `here` tiles. One row: lanes 0 to 3 need it, and with several tiles a stage the others have zeros instead.
+    __device__ __forceinline__ void multiply_one(float (&acc)[T][ACC], Stages& ring, int slot, u32 first, u32 here,
+                                                 const char* smem) {
         u32 own = threadIdx.x >> 5, unit = first + own;
         bool in = unit < units;
-        alignas(16) u32 x[2][2][4] = {}; // of each half, the first and the last four inputs
-        if (in && (threadIdx.x & 31) < 4) {
+        alignas(16) u32 x[2][2][4]; // of each half, the first and the last four inputs
+#pragma unroll
+        for (int i = 0; T > 1 && i < 16; i++) ((u32*)x)[i] = 0;
+        if (in && (T == 1 || (threadIdx.x & 31) < 4)) {
             u32 k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -150,13 +154,20 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
         ring.wait(slot);
         if (in) {
-            const char* strip = ring.bytes(slot);
-#pragma unroll
-            for (int j = 0; j < T; j++) {
-                float2 scale = W::scales(strip + j * STRIP, own);
+            auto tile = [&](int j) {
+                const char* strip = ring.bytes(slot) + j * STRIP;
+                float2 scale = W::scales(strip, own);
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    add(acc[j], x[half][0], x[half][1], W::operands(strip + j * STRIP, own, half), scale);
+                    add(acc[j], x[half][0], x[half][1], W::operands(strip, own, half), scale);
+            };
+            if (T == 1 || here >= T) {
+#pragma unroll
+                for (int j = 0; j < T; j++) tile(j);
+            } else {
+#pragma unroll
+                for (int j = 0; j < T - 1; j++)
+                    if (j < here) tile(j);
             }
         }
         ring.leave(slot);
@@ -228,17 +239,25 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         if (!W::FACTORS) return 1;
         return ((const float*)(a.w + (u64)((a.n + 7) / 8) * V * (UNITS * W::UNIT)))[o];
     }
-    // Outputs of the P tiles of W in `part`, the first of which is the block's `first`.
+    // Outputs of the P tiles of W in `part`, the first of which is the block's `first`: one a thread at most. What it needs from
+    // memory is on its way while others still multiply.
     __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, u32 first) {
+        static_assert(P / V * 8 * MAXROWS <= LINEAR_THREADS, "an output a thread");
+        int i = threadIdx.x, row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
+        u32 o = (tile0 + first / V + tile) * 8 + n;
+        bool mine = tile < P / V && row < a.rows && first / V + tile < tiles && o < a.n;
+        float* out = a.out + (u64)row * a.ldo + o;
+        float scale = 1, up = 1, before = 0;
+        if (mine) {
+            scale = factor(a, o);
+            if (EPI == SWIGLU) up = factor(a, a.n + o);
+            if (EPI == ADD) before = *out;
+        }
         __syncthreads();
-        for (int i = threadIdx.x; i < P / V * 8 * MAXROWS; i += LINEAR_THREADS) {
-            int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
-            u32 o = (tile0 + first / V + tile) * 8 + n;
-            if (row >= a.rows || first / V + tile >= tiles || o >= a.n) continue;
-            float y = __fmul_rn(total(part, tile * V, n, row), factor(a, o));
-            if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), factor(a, a.n + o));
-            float* out = a.out + (u64)row * a.ldo + o;
-            *out = EPI == ADD ? *out + y : y;
+        if (mine) {
+            float y = __fmul_rn(total(part, tile * V, n, row), scale);
+            if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), up);
+            *out = EPI == ADD ? before + y : y;
         }
         __syncthreads();
     }
@@ -260,7 +279,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
             for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (u32 step = 0; step < steps; step++) {
-                    multiply_one(acc, ring, ring.slot, step * Stages::UNITS, smem);
+                    multiply_one(acc, ring, ring.slot, step * Stages::UNITS, tiles * V - tile, smem);
                     ring.next();
                 }
 #pragma unroll
@@ -285,3 +304,22 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
         }
     }
 };
+
+// Outputs of another format below those of `a`, up to `width`.
+__device__ __forceinline__ LinearArgs below(LinearArgs a, const char* w, u32 width) {
+    a.w = w, a.out += a.n, a.n = width - a.n;
+    return a;
+}
+// These as the product after Head's in the ring; nothing without a TAIL.
+template <class Head> __device__ __forceinline__ void add_tail(const LinearArgs& a, const char* w, u32 width, typename Head::Stages& ring) {
+#ifdef TAIL
+    ring.add(Head::template With<TAIL>::share(below(a, w, width), blockIdx.x, gridDim.x));
+#endif
+}
+template <class Head>
+__device__ __forceinline__ void run_tail(const LinearArgs& a, const char* w, u32 width, typename Head::Stages& ring, char* smem) {
+#ifdef TAIL
+    typename Head::template With<TAIL> op;
+    op.run(below(a, w, width), ring, smem, op.KP == Head::KP);
+#endif
+}

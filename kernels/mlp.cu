@@ -14,6 +14,7 @@ mlp(float* x, float* n, u32* counter, u64* timing, const char* gate_up, const ch
     weights.init();
     add_mlp(c, m, weights);
     weights.start();
+    prefetch_l2(norm, HIDDEN * 4);
     launch_dependents();
     wait_for_previous();
     mlp_phases(c, m, weights, SMEM + Stages::BYTES, 0);

@@ -45,17 +45,16 @@ struct Nvfp4 {
     static constexpr int PIECES = 1, UNIT = 288, GRAIN = 2, TILES = 3, ROUNDS = 4;
     static constexpr bool SCALED_SUMS = false, FACTORS = true;
 
-    // A half of a word of codes has four inputs: signs of 0, 2, 3, 1, then exponents and mantissas of 3, 0, 1, 2; the lower
-    // half has the even inputs.
+    // A half of a word of codes has four inputs, the lower half the even ones. From bit 15 down, s for the sign and 2 to 0 for
+    // exponent and mantissa of input a, b, c or d: sa d2 sd c2 c1 c0 sb a2 a1 a0 d1 d0 sc b2 b1 b0, where sc is the other half's.
     __device__ __forceinline__ static uint4 operands(const char* strip, int unit, int half) {
-        constexpr u32 SIGN = 0x80008000u, SIZE = 0x01c001c0u;
+        constexpr u32 ALL = 0x81c081c0u;
         const char* block = strip + unit / 2 * (2 * UNIT);
         int lane = threadIdx.x & 31;
         u32 x = *(const u32*)(block + 64 + unit % 2 * 256 + half * 128 + lane * 4);
         u32 scale = *(const u8*)(block + unit % 2 * 32 + lane) * 0x00100010u + 0x76007600u; // · 2^118, twice
-        return make_uint4(mul_bf16(x & (SIGN | SIZE), scale), mul_bf16(x << 3 & (SIGN | SIZE), scale),
-                          mul_bf16((x << 1 & SIGN) | (x << 6 & SIZE), scale),
-                          mul_bf16((x << 2 & SIGN) | (x >> 3 & SIZE), scale));
+        return make_uint4(mul_bf16(x & ALL, scale), mul_bf16(x << 6 & ALL, scale), mul_bf16((x >> 4 | x << 28) & ALL, scale),
+                          mul_bf16((x << 2 & 0x80c080c0u) | (x >> 6 & 0x01000100u), scale));
     }
     __device__ __forceinline__ static float2 scales(const char*, int) { return make_float2(1, 1); }
     __device__ __forceinline__ static float scale(const char*, int, int) { return 1; }

@@ -83,6 +83,7 @@ impl Case {
         let op = Linear {
             k: self.k,
             layout: Layout::Bf16 { pieces: self.pieces },
+            tail: None,
             rows: rows_of,
             epilogue: self.epilogue,
             norm: false,
@@ -110,6 +111,8 @@ impl Case {
             int(m),
             int(self.n),
             int(kp),
+            int(self.n),
+            Arg::Ptr(0),
             int(self.n),
         ];
         let launch = Launch { grid: [blocks, 1, 1], block: THREADS, smem: op.smem(), join: Join::Overlapped };
@@ -183,8 +186,16 @@ fn a_short_ring_gives_the_bits_of_a_long_one() {
 #[test]
 fn the_ring_is_as_long_as_shared_memory_allows() {
     let op = |rows, k, shared| {
-        let op =
-            Linear { k, layout: BF16, rows, epilogue: Epilogue::Store, norm: false, alone: false, shared };
+        let op = Linear {
+            k,
+            layout: BF16,
+            tail: None,
+            rows,
+            epilogue: Epilogue::Store,
+            norm: false,
+            alone: false,
+            shared,
+        };
         let length = op.unit().defines.iter().find(|(name, _)| *name == "RING").unwrap().1.clone();
         assert!(op.smem() <= shared, "{} of {shared} bytes", op.smem());
         length

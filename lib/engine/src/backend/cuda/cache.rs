@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::gpu::Ptr;
-use super::units::PIECE;
+use super::units::most_pieces;
 use crate::Error;
 use crate::backend::{CacheShape, GdnShape};
 use crate::fault::Fault;
@@ -41,7 +41,7 @@ impl Cache {
         let layers = config.layer_types.iter().filter(|t| **t == LayerType::LinearAttention).count();
         let (recurrent_len, ring_len) = (gdn.recurrent_len(), gdn.channels() * gdn.kernel);
         let kv_bytes = shape.page_bytes(config) * shape.num_pages;
-        let max_pieces = shape.max_len.div_ceil(PIECE);
+        let max_pieces = most_pieces(shape.max_len);
         let part = shape.num_slots * config.num_attention_heads * max_pieces * (config.head_dim + 2);
         Ok(Cache {
             kv: memory.zeroed(kv_bytes)?,

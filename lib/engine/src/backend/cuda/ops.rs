@@ -28,10 +28,11 @@ impl Cuda {
         rows: usize,
     ) -> Result<(), Error> {
         let (norm, eps) = norm.map_or((0, 0.0), |(v, eps)| (v.at, eps));
-        w.products(epilogue)?.into_iter().try_for_each(|part| {
+        w.launches(epilogue)?.into_iter().try_for_each(|(part, tail)| {
             let op = Linear {
                 k: w.k,
                 layout: part.layout,
+                tail: tail.map(|t| t.layout),
                 rows: Linear::rows_for(rows),
                 epilogue,
                 norm: norm != 0,
@@ -48,6 +49,8 @@ impl Cuda {
                 int(part.n),
                 int(x.ld),
                 int(out.ld),
+                ptr(tail.map_or(0, |t| t.at)),
+                int(part.n + tail.map_or(0, |t| t.n)),
             ];
             let blocks = part.n.div_ceil(8).min(self.multiprocessors as usize);
             let grid = [blocks, rows.div_ceil(op.rows), 1];

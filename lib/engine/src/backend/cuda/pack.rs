@@ -136,9 +136,8 @@ fn nvfp4(w: &Nvfp4, first: usize, out: &mut [u8]) {
             // a negative scale is as good as codes of the other sign
             let flip = if code & 0x80 == 0 { 0 } else { 0x88 };
             let bytes = &w.codes[(row * k + input) / 2..][..OF_LANE / 2];
-            let word =
-                |shift: u32| half_word(bytes.iter().map(|byte| u32::from((byte ^ flip) >> shift & 15)));
-            of_lane.copy_from_slice(&(word(0) | word(4) << 16).to_le_bytes());
+            let codes = std::array::from_fn(|i| u32::from((bytes[i / 2] ^ flip) >> (i % 2 * 4) & 15));
+            of_lane.copy_from_slice(&nvfp4_word(codes).to_le_bytes());
         }
     }
 }
@@ -157,10 +156,19 @@ fn normal_scale(code: u8) -> Option<u8> {
     }
 }
 
-/// Four codes in the order that `Nvfp4::operands` undoes.
-fn half_word(codes: impl Iterator<Item = u32>) -> u32 {
-    let places = [(15, 6), (12, 3), (14, 0), (13, 9)]; // of the sign, and of exponent and mantissa
-    codes.zip(places).map(|(code, (sign, size))| (code >> 3) << sign | (code & 7) << size).sum()
+/// Eight codes in the order that `Nvfp4::operands` undoes.
+fn nvfp4_word(codes: [u32; 8]) -> u32 {
+    let half = |first: usize| {
+        let at = |i: usize, sign: u32, size: u32| {
+            let code = codes[first + 2 * i];
+            (code >> 3) << sign | (code & 7) << size
+        };
+        let [c, d] = [codes[first + 4], codes[first + 6]];
+        let swapped = (c >> 3) << if first == 0 { 19 } else { 3 };
+        let own = at(0, 15, 6) | at(1, 9, 0) | (c & 7) << 10 | (d >> 3) << 13 | (d & 4) << 12 | (d & 3) << 4;
+        swapped | own << if first == 0 { 0 } else { 16 }
+    };
+    half(0) | half(1)
 }
 
 #[cfg(test)]

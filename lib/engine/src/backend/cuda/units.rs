@@ -13,8 +13,15 @@ pub const CHUNK: usize = 64;
 const WARPS: usize = 16;
 /// Threads of a `linear`, `gdn_step` or `attend` block.
 pub const THREADS: u32 = 512;
-/// Tokens of a piece of a sequence in decode attention.
+/// Tokens of a piece of a sequence in decode attention, of a long one; see attention.cuh.
 pub const PIECE: usize = 256;
+const SHORT_PIECE: usize = 64;
+const SHORT: usize = 1024;
+
+/// Most pieces of a sequence of up to `len` tokens.
+pub fn most_pieces(len: usize) -> usize {
+    len.min(SHORT).div_ceil(SHORT_PIECE).max(len.div_ceil(PIECE))
+}
 /// Blocks of the first pass of argmax.
 pub const ARGMAX_BLOCKS: u32 = 64;
 
@@ -71,6 +78,8 @@ pub struct Linear {
     pub k: usize,
     /// of the weights
     pub layout: Layout,
+    /// of the last outputs, if it is another
+    pub tail: Option<Layout>,
     /// most rows of a launch in y: 1, 8 or 16
     pub rows: usize,
     /// what happens to the sums
@@ -108,6 +117,7 @@ impl Linear {
             ("NORM", u32::from(self.norm).to_string()),
             ("BLOCKS", if alone { "1" } else { "2" }.into()),
         ];
+        defines.extend(self.tail.map(|tail| ("TAIL", tail.name())));
         defines.extend(self.ring().defines());
         Unit { file: "linear.cu", defines }
     }
@@ -120,7 +130,9 @@ impl Linear {
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
-        let (part, staged) = if self.rows > 1 { (2, 0) } else { (16, self.layout.kp(self.k) * 4) };
+        let inputs = self.tail.map_or(0, |tail| tail.kp(self.k)).max(self.layout.kp(self.k));
+        let parts = if self.layout.is_packed() { 24 } else { 16 };
+        let (part, staged) = if self.rows > 1 { (2, 0) } else { (parts, inputs * 4) };
         (staged + part * WARPS * 8 * self.rows * 4 + WARPS * 4) as u32
     }
 }
@@ -343,7 +355,8 @@ impl Coop {
     /// Shared memory beside the ring of a product with `k` inputs in a layer.
     fn product(&self, k: usize, layout: Layout) -> u32 {
         let (rows, shared) = (self.rows, self.shared);
-        Linear { k, layout, rows, epilogue: Epilogue::Store, norm: false, alone: true, shared }.scratch()
+        Linear { k, layout, tail: None, rows, epilogue: Epilogue::Store, norm: false, alone: true, shared }
+            .scratch()
     }
     /// `mlp` and its shared memory.
     pub fn mlp(&self) -> (Unit, u32) {
@@ -405,14 +418,14 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu", "choose.cu"].map(plain).into();
     all.push(norm(h));
     for rows in [1, 8, 16] {
-        let linear = |layout, k, n, epilogue, norm| {
+        let with_tail = |layout, tail, k, n, epilogue, norm| {
             let (norm, alone) = (norm && rows == 1, Linear::is_alone(epilogue, n));
-            Linear { k, layout, rows, epilogue, norm, alone, shared }.unit()
+            Linear { k, layout, tail, rows, epilogue, norm, alone, shared }.unit()
         };
+        let linear = |layout, k, n, epilogue, norm| with_tail(layout, None, k, n, epilogue, norm);
         all.push(linear(l.lm_head, h, c.vocab_size, Epilogue::Store, true));
         for (mixer, n) in [(l.gdn, g.width()), (l.attention, a.width())] {
-            all.push(linear(mixer.proj, h, n, Epilogue::Store, true));
-            all.extend(mixer.tail.map(|tail| linear(tail, h, n, Epilogue::Store, true)));
+            all.push(with_tail(mixer.proj, mixer.tail, h, n, Epilogue::Store, true));
         }
         all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
         for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values), (l.down, i)] {

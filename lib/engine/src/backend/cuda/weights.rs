@@ -114,6 +114,12 @@ impl Matrix {
             _ => Ok(self.parts()),
         }
     }
+    /// The same where one launch takes the head with its tail.
+    pub(super) fn launches(&self, epilogue: Epilogue) -> Result<Vec<(Part, Option<Part>)>, Error> {
+        let mut parts = self.products(epilogue)?;
+        let tail = if self.tail.is_some() { parts.pop() } else { None };
+        Ok(parts.into_iter().map(|part| (part, tail)).collect())
+    }
     /// The head, or its halves if the first does not fill its last tile; the tail.
     pub(super) fn parts(&self) -> Vec<Part> {
         let head = self.head;
