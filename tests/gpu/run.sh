@@ -4,6 +4,7 @@
 # comes last; exit 1 when anything failed or was skipped.
 #
 #   tests/gpu/run.sh [OUT]               logs go to OUT, by default out/gpu
+#   ONLY='cuda|demo' tests/gpu/run.sh    the steps that are named so, by a regular expression
 #   CUTE_BIN=DIR tests/gpu/run.sh        with what `tests/gpu/run.sh --build DIR` put there on another machine
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -36,6 +37,7 @@ rows=() failed=0
 step() {
     local name=$1 start=$SECONDS verdict
     shift
+    [[ $name =~ ^(${ONLY:-.*})$ ]] || return 0
     if "$@" >"$out/$name.log" 2>&1; then verdict=ok; else verdict="FAILED ($?)" failed=1; fi
     if grep -q '^skipped:' "$out/$name.log"; then verdict="skipped: $(grep -m1 '^skipped:' "$out/$name.log" | cut -c10-)" failed=1; fi
     rows+=("$(printf '%-24s %5d s   %s' "$name" $((SECONDS - start)) "$verdict")")
@@ -64,7 +66,7 @@ sanitize() {
 }
 
 if [ -z "${CUTE_BIN:-}" ]; then
-    step build build out/gpu-bin
+    ONLY='' step build build out/gpu-bin
     CUTE_BIN=out/gpu-bin
 fi
 CUTE_BIN=$(cd "$CUTE_BIN" && pwd)
