@@ -20,7 +20,7 @@ use crate::batch::Batch;
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
 use crate::rope::Rope;
-use cute_checkpoint::{Config, Format, Tensor, Weight};
+use cute_checkpoint::{Config, Format, LazyWeight, Tensor, Weight};
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,6 +215,22 @@ pub trait Backend: Sized {
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Self::Matrix, Error> {
         let packed = weights.iter().find(|w| w.format().is_packed());
         Err(self.not_yet(&format!("{} weights", packed.map_or("packed", |w| w.format().name()))))
+    }
+    /// Loads weights with equal `in`, stacked by rows, from where they are stored. A device may fill the matrix by and
+    /// by, until [`Backend::end_loading`].
+    fn load(&self, weights: Vec<LazyWeight>) -> Result<Self::Matrix, Error> {
+        let weights = weights.iter().map(LazyWeight::read_all).collect::<Result<Vec<_>, _>>()?;
+        if weights.iter().any(|w| w.format().is_packed()) {
+            return self.packed_matrix(weights);
+        }
+        self.matrix(&weights.into_iter().map(Weight::into_tensor).collect::<Vec<_>>())
+    }
+    /// Waits until every matrix of [`Backend::load`] is filled; unless `keep`, what is not yet is given up. False when
+    /// values were found that stand against the form planned for them: all these matrices are gone then, and are to be
+    /// loaded once more.
+    fn end_loading(&self, keep: bool) -> Result<bool, Error> {
+        let _ = keep;
+        Ok(true)
     }
     /// A matrix of random weights with variance `1 / inputs`, for measurements: so many outputs of each format, one below the
     /// other. Where weights are not kept packed they are bf16.

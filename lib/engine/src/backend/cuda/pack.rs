@@ -1,10 +1,8 @@
 //! FP8 and NVFP4 weights as bytes of device memory, in the order of kernels/packed.cuh.
 
-use super::arena::Arena;
-use super::weights::{Layout, Part};
+use super::weights::Layout;
 use crate::Error;
-use cute_checkpoint::{Fp8, GlobalScale, Nvfp4, Weight};
-use rayon::prelude::*;
+use cute_checkpoint::{Format, Fp8, GlobalScale, LazyWeight, Nvfp4, Weight};
 
 /// Inputs of a block, to which inputs are padded.
 pub(super) const BLOCK: usize = 128;
@@ -28,23 +26,30 @@ pub(super) fn tile_bytes(layout: Layout, k: usize) -> usize {
     k.div_ceil(BLOCK) * block_bytes(layout)
 }
 
-/// The layout in which a weight can be kept: none when it is plain, has NaN, is scaled in blocks that lie across those of the
-/// kernels, or is one `of_several` and does not end with a tile.
-pub(super) fn layout(w: &Weight, of_several: bool) -> Option<Layout> {
-    let whole_tiles = |n: usize| !of_several || n.is_multiple_of(TILE);
-    let numbers = |codes: &[u8]| codes.par_iter().all(|c| c & NAN != NAN);
+/// The layout in which a weight can be kept, if its values allow it ([`fits`]): none when it is plain, is scaled in blocks
+/// that lie across those of the kernels, or is one `of_several` and does not end with a tile.
+pub(super) fn layout(w: &LazyWeight, of_several: bool) -> Option<Layout> {
+    let whole_tiles = !of_several || w.rows().is_multiple_of(TILE);
+    let inputs = w.shape().last().copied().unwrap_or(0);
+    match w.format() {
+        Format::Plain(_) => None,
+        Format::Nvfp4 => whole_tiles.then_some(Layout::Nvfp4),
+        _ => {
+            let blocks = w.scale_inputs().is_none_or(|wide| wide.is_multiple_of(BLOCK) || wide >= inputs);
+            (whole_tiles && blocks).then_some(Layout::Fp8)
+        }
+    }
+}
+
+/// Whether the kernels can decode these values: they cannot when a code or a scale is NaN.
+pub(super) fn fits(w: &Weight) -> bool {
+    // whole pieces, so that they are compared many at a time
+    let nan = |codes: &[u8]| codes.iter().fold(false, |any, c| any | (c & NAN == NAN));
+    let numbers = |codes: &[u8]| !codes.chunks(4096).any(nan);
     match w {
-        Weight::Plain(_) => None,
-        Weight::Fp8(w) => {
-            let [n, k] = w.shape;
-            let blocks = w.block[1].is_multiple_of(BLOCK) || w.block[1] >= k;
-            let finite = w.scales.iter().all(|s| s.is_finite());
-            (whole_tiles(n) && blocks && finite && numbers(&w.codes)).then_some(Layout::Fp8)
-        }
-        Weight::Nvfp4(w) => {
-            let factor = factor(w.global);
-            (whole_tiles(w.shape[0]) && factor.is_normal() && numbers(&w.scales)).then_some(Layout::Nvfp4)
-        }
+        Weight::Plain(_) => false,
+        Weight::Fp8(w) => w.scales.iter().all(|s| s.is_finite()) && numbers(&w.codes),
+        Weight::Nvfp4(w) => factor(w.global).is_normal() && numbers(&w.scales),
     }
 }
 
@@ -56,27 +61,19 @@ fn factor(global: GlobalScale) -> f32 {
     }
 }
 
-/// Writes weights of one layout, one below the other, to a part that has room for them.
-pub(super) fn upload(memory: &Arena, part: &Part, k: usize, weights: &[Weight]) -> Result<(), Error> {
-    let tile = tile_bytes(part.layout, k);
-    let mut to = part.at;
-    let mut factors = Vec::new();
-    for w in weights {
-        let mut tiles = vec![0u8; w.shape()[0].div_ceil(TILE) * tile];
-        let each = tiles.par_chunks_mut(tile.max(1)).enumerate();
-        match w {
-            Weight::Plain(t) => return Err(Error::Shape(format!("{} is plain", t.name))),
-            Weight::Fp8(w) => each.for_each(|(i, out)| fp8(w, i * TILE, out)),
-            Weight::Nvfp4(w) => {
-                each.for_each(|(i, out)| nvfp4(w, i * TILE, out));
-                factors.resize(factors.len() + w.shape[0], factor(w.global));
-            }
+/// Brings the rows of a weight into tiles of zeros, and what their sums are multiplied with into `factors`, where the
+/// layout has them.
+pub(super) fn arrange(w: &Weight, layout: Layout, tiles: &mut [u8], factors: &mut [u8]) -> Result<(), Error> {
+    let tile = tile_bytes(layout, w.shape()[1]).max(1);
+    let each = tiles.chunks_exact_mut(tile).enumerate();
+    match w {
+        Weight::Plain(t) => return Err(Error::Shape(format!("{} is plain", t.name))),
+        Weight::Fp8(w) => each.for_each(|(i, out)| fp8(w, i * TILE, out)),
+        Weight::Nvfp4(w) => {
+            each.for_each(|(i, out)| nvfp4(w, i * TILE, out));
+            let factor = factor(w.global).to_le_bytes();
+            factors.as_chunks_mut::<4>().0[..w.shape[0]].fill(factor);
         }
-        memory.gpu.upload(to, &tiles)?;
-        to += tiles.len() as u64;
-    }
-    if !factors.is_empty() {
-        memory.gpu.upload(to, bytemuck::cast_slice(&factors))?;
     }
     Ok(())
 }
@@ -162,6 +159,10 @@ mod tests {
     use super::*;
     use cute_checkpoint::Tensor;
 
+    fn kept(w: &Weight) -> Option<Layout> {
+        layout(&w.clone().into(), true).filter(|_| fits(w))
+    }
+
     #[test]
     fn every_scale_has_a_normal_form() {
         for code in 0..0x7f_u8 {
@@ -180,25 +181,25 @@ mod tests {
         };
         let one = || vec![0x38; 8 * 256];
         let with = |code| [vec![code], one()].concat()[..8 * 256].to_vec();
-        assert_eq!(layout(&fp8(one(), vec![1.0], [8, 256]), true), Some(Layout::Fp8));
+        assert_eq!(kept(&fp8(one(), vec![1.0], [8, 256])), Some(Layout::Fp8));
         for nan in [0x7f, 0xff] {
-            assert_eq!(layout(&fp8(with(nan), vec![1.0], [8, 256]), true), None);
+            assert_eq!(kept(&fp8(with(nan), vec![1.0], [8, 256])), None);
         }
-        assert_eq!(layout(&fp8(one(), vec![1.0; 4], [8, 64]), true), None);
-        assert_eq!(layout(&fp8(one(), vec![f32::NAN], [8, 256]), true), None);
+        assert_eq!(kept(&fp8(one(), vec![1.0; 4], [8, 64])), None);
+        assert_eq!(kept(&fp8(one(), vec![f32::NAN], [8, 256])), None);
         let nvfp4 = |scale, global| {
             let (name, scales) = ("w".into(), vec![scale; 8 * 16]);
             Weight::Nvfp4(Nvfp4 { name, shape: [8, 256], codes: vec![0; 8 * 128], scales, global })
         };
-        assert_eq!(layout(&nvfp4(0x38, GlobalScale::Divisor(3.0)), true), Some(Layout::Nvfp4));
-        assert_eq!(layout(&nvfp4(0x7f, GlobalScale::Divisor(3.0)), true), None);
-        assert_eq!(layout(&nvfp4(0x38, GlobalScale::Multiplier(f32::MAX)), true), None);
+        assert_eq!(kept(&nvfp4(0x38, GlobalScale::Divisor(3.0))), Some(Layout::Nvfp4));
+        assert_eq!(kept(&nvfp4(0x7f, GlobalScale::Divisor(3.0))), None);
+        assert_eq!(kept(&nvfp4(0x38, GlobalScale::Multiplier(f32::MAX))), None);
         let t = Tensor {
             name: "t".into(),
             dtype: cute_checkpoint::Dtype::BF16,
             shape: vec![0, 1],
             bytes: vec![],
         };
-        assert_eq!(layout(&Weight::Plain(t), false), None);
+        assert_eq!(kept(&Weight::Plain(t)), None);
     }
 }
