@@ -28,7 +28,7 @@ pub mod profile;
 mod random;
 mod regions;
 pub mod sources;
-mod stage;
+pub mod stage;
 mod staging;
 pub mod units;
 mod weights;
