@@ -24,6 +24,8 @@ use std::time::Instant;
 
 #[path = "cute-bench/disk.rs"]
 mod disk;
+#[path = "cute-bench/nowhere.rs"]
+mod nowhere;
 
 /// Measure decode and prefill on a GPU with random weights of the published shapes.
 #[derive(Debug, Parser)]
@@ -53,7 +55,7 @@ struct Args {
     /// Also time every kernel of an eager step
     #[arg(long)]
     profile: bool,
-    /// The device's number; for --load also cpu and emulated
+    /// The device's number; for --load also cpu, emulated, and none, where reading and arranging is all there is
     #[arg(long, default_value = "0")]
     device: String,
     #[command(flatten)]

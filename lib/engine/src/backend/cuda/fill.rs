@@ -136,8 +136,12 @@ fn fill([k, kp, pieces]: [usize; 3], tile: &mut [u8], rows: &[(&Tensor, usize)])
         let bytes = k * t.dtype.size();
         let row = &t.bytes[row * bytes..][..bytes];
         if t.dtype == Dtype::BF16 {
-            for (run, bytes) in row.chunks(RUN * 2).enumerate() {
-                tile[place(output, run)..][..bytes.len()].copy_from_slice(bytes);
+            let (runs, rest) = row.as_chunks::<{ RUN * 2 }>();
+            let places =
+                tile.chunks_exact_mut(TILE * RUN * 2).map(|run| &mut run[output * RUN * 2..][..RUN * 2]);
+            runs.iter().zip(places).for_each(|(run, place)| place.copy_from_slice(run));
+            if !rest.is_empty() {
+                tile[place(output, runs.len())..][..rest.len()].copy_from_slice(rest);
             }
             continue;
         }

@@ -1,6 +1,7 @@
 //! Loading from files: a checkpoint of random weights to load, and how fast that goes beside merely reading its bytes and
 //! merely sending them.
 
+use super::nowhere::Nowhere;
 use super::{config_json, format};
 use anyhow::{Context, bail};
 use cute_checkpoint::{Checkpoint, Config, Format, LazyWeight, expected_shapes};
@@ -12,6 +13,7 @@ use cute_engine::model::{Model, left_plain};
 use rayon::prelude::*;
 use rustix::fs::Advice;
 use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -172,19 +174,20 @@ fn write(path: &Path, tensors: &[Stored], seed: u64) -> anyhow::Result<u64> {
 
 /// Where a checkpoint is loaded to.
 pub enum To {
-    /// memory of the host
+    /// the CPU backend
     Cpu,
     /// a device
     Cuda(Arc<dyn Gpu>),
 }
 
 impl To {
-    /// cpu, emulated, or the number of a GPU.
+    /// cpu, emulated, none (what arrives is thrown away), or the number of a GPU.
     pub fn open(name: &str) -> anyhow::Result<To> {
         let settings = || Settings { memory: 64 << 30, ..Settings::default() };
         Ok(match name {
             "cpu" => To::Cpu,
             "emulated" => To::Cuda(Arc::new(Emulated::new(settings())?)),
+            "none" => To::Cuda(Arc::new(Nowhere::default())),
             number => To::Cuda(Arc::new(Driver::open(ordinal(number)?)?)),
         })
     }
@@ -217,19 +220,21 @@ impl To {
 pub fn ordinal(name: &str) -> anyhow::Result<usize> {
     match name.strip_prefix("cuda:").unwrap_or(name).parse() {
         Ok(number) => Ok(number),
-        Err(_) => bail!("no device {name:?}: expected a number, cuda:N, or for --load cpu or emulated"),
+        Err(_) => bail!("no device {name:?}: expected a number, cuda:N, or for --load none, cpu or emulated"),
     }
 }
 
-/// Loads a checkpoint several times, and does before each time what can be done no faster: reads the same bytes on as many
-/// threads and does nothing with them. `cold`: the files are put out of the page cache before each.
+/// Loads a checkpoint several times, and before each time reads the same bytes on as many threads and does nothing with
+/// them. `cold`: the files are put out of the page cache before each.
 pub fn load(dir: &Path, to: &To, options: LoadOptions, (repeats, cold): (usize, bool)) -> anyhow::Result<()> {
     let link = link(to, options)?;
     for _ in 0..repeats {
         evict(dir, cold)?;
         let checkpoint = Checkpoint::open(dir)?;
         let gb = checkpoint.weight_bytes() as f64 / 1e9;
-        let read = gb / merely_read(&checkpoint, options)?;
+        let read = gb / merely_read(&checkpoint, options, options.buffer)?;
+        evict(dir, cold)?;
+        let cached = gb / merely_read(&checkpoint, options, options.read)?;
         evict(dir, cold)?;
         let before = status("VmRSS")?;
         // the mark of the peak goes down to what is there now; where that is not allowed it stays
@@ -242,14 +247,14 @@ pub fn load(dir: &Path, to: &To, options: LoadOptions, (repeats, cold): (usize, 
         let buffers = (options.count() * options.buffer * BUFFERS) as f64 / 1e9;
         let line = json!({
             "what": "load_files", "dir": dir.display().to_string(), "device": to.name(), "cold": cold,
-            "threads": options.count(), "gb": gb, "open_s": open, "seconds": seconds, "gb_s": rate, "read_gb_s": read,
+            "threads": options.count(), "gb": gb, "open_s": open, "seconds": seconds, "gb_s": rate, "read_gb_s": read, "read_cached_gb_s": cached,
             "share_of_read": rate / read, "link_gb_s": link, "rss_before_gb": before, "peak_rss_gb": peak,
             "buffers_gb": buffers,
         });
         println!("{line}");
         let sent = link.map_or(String::new(), |link| format!(", sending alone {link:.1} GB/s"));
         eprintln!(
-            "{gb:.2} GB in {seconds:.2} s, {rate:.2} GB/s: {:.0} % of {read:.2} GB/s that {} threads read{sent}; \
+            "{gb:.2} GB in {seconds:.2} s, {rate:.2} GB/s: {:.0} % of {read:.2} GB/s that {} threads read into as many buffers ({cached:.2} GB/s into their caches){sent}; \
              memory {before:.2} GB before, {peak:.2} GB at most",
             100.0 * rate / read,
             options.count(),
@@ -282,26 +287,23 @@ fn on_threads(count: usize, work: impl Fn() -> anyhow::Result<()> + Sync) -> any
     })
 }
 
-/// Seconds to read every weight, in the pieces that loading reads, into memory that is used again.
-fn merely_read(c: &Checkpoint, options: LoadOptions) -> anyhow::Result<f64> {
+/// Seconds to read every weight in groups of a buffer's size, `at_once` bytes at a time, into as many buffers as loading
+/// has, or, where no more than `at_once` bytes are kept, into memory that the processor's cache holds.
+fn merely_read(c: &Checkpoint, options: LoadOptions, at_once: usize) -> anyhow::Result<f64> {
     let weights: Vec<LazyWeight> = c.tensor_names().map(|name| c.lazy(name)).collect::<Result<_, _>>()?;
-    let pieces = |w: &LazyWeight, rows: Range<usize>, bytes: usize| {
-        let step = (bytes / w.row_bytes().max(1)).max(1);
-        let end = rows.end;
-        rows.step_by(step).map(move |from| from..(from + step).min(end)).collect::<Vec<_>>()
+    let pieces = |w: &LazyWeight| {
+        let (step, all) = ((at_once / w.row_bytes().max(1)).max(1), w.rows());
+        (0..all).step_by(step).map(move |from| from..(from + step).min(all)).collect::<Vec<_>>()
     };
-    let groups: Vec<(&LazyWeight, Range<usize>)> = weights
-        .iter()
-        .flat_map(|w| pieces(w, 0..w.rows(), options.buffer).into_iter().map(move |rows| (w, rows)))
-        .collect();
+    let groups: Vec<(&LazyWeight, Range<usize>)> =
+        weights.iter().flat_map(|w| pieces(w).into_iter().map(move |rows| (w, rows))).collect();
     let next = AtomicUsize::new(0);
     let start = Instant::now();
     on_threads(options.count(), || {
-        let mut spare = Vec::new();
+        let mut spare = VecDeque::from(vec![Vec::new(); if at_once == options.buffer { BUFFERS } else { 1 }]);
         while let Some((w, rows)) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-            for rows in pieces(w, rows.clone(), options.read) {
-                spare = w.read(rows, spare)?.into_bytes();
-            }
+            let read = w.read(rows.clone(), spare.pop_front().unwrap_or_default())?;
+            spare.push_back(read.into_bytes());
         }
         Ok(())
     })?;
@@ -311,6 +313,9 @@ fn merely_read(c: &Checkpoint, options: LoadOptions) -> anyhow::Result<f64> {
 /// GB/s of sending alone, on as many threads, of buffers that nobody fills; none where there is no device.
 fn link(to: &To, options: LoadOptions) -> anyhow::Result<Option<f64>> {
     let To::Cuda(gpu) = to else { return Ok(None) };
+    if gpu.name() == Nowhere::default().name() {
+        return Ok(None);
+    }
     let at = gpu.alloc(options.buffer)?;
     let total = (8usize << 30).div_ceil(options.buffer);
     let (next, waiting) = (AtomicUsize::new(0), std::sync::Barrier::new(options.count()));
