@@ -78,65 +78,85 @@ pub(super) fn arrange(w: &Weight, layout: Layout, tiles: &mut [u8], factors: &mu
     Ok(())
 }
 
-/// Unit, lane, output and first input, within tile and block, of each lane of each half.
-fn lanes() -> impl Iterator<Item = (usize, usize, usize, usize)> {
-    let halves = (0..4).map(|i| (i / 2, i % 2));
-    halves.flat_map(|(unit, half)| {
-        (0..32).map(move |lane| (unit, lane, lane / 4, unit * 64 + lane % 4 * 16 + half * OF_LANE))
-    })
+/// Inputs of a scale of NVFP4, and of a lane in both halves of a unit.
+const OF_SCALE: usize = 2 * OF_LANE;
+
+/// Unit and lane that have the inputs from a multiple of [`OF_SCALE`] on, in a block of an output of a tile.
+fn lane(output: usize, of: usize) -> (usize, usize) {
+    (of / 4, output * 4 + of % 4)
 }
 
 /// The tile whose first output is `first`.
 fn fp8(w: &Fp8, first: usize, out: &mut [u8]) {
     let [n, k] = w.shape;
-    let across = k.div_ceil(w.block[1].max(1));
-    for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Fp8)).enumerate() {
-        let (scales, codes) = block.split_at_mut(TILE * 4);
-        let outputs = (first..n).take(TILE);
-        for (row, scale) in outputs.zip(scales.chunks_exact_mut(4)) {
-            let s = w.scales[row / w.block[0].max(1) * across + b * BLOCK / w.block[1].max(1)];
-            scale.copy_from_slice(&s.to_le_bytes());
-        }
-        for ((_, _, g, input), of_lane) in lanes().zip(codes.chunks_exact_mut(OF_LANE)) {
-            let (row, input) = (first + g, b * BLOCK + input);
-            let count = k.saturating_sub(input).min(OF_LANE);
-            if row < n && count > 0 {
-                of_lane[..count].copy_from_slice(&w.codes[row * k + input..][..count]);
-                of_lane.chunks_exact_mut(4).for_each(|word| {
-                    let [a, b, c, d] = [word[0], word[1], word[2], word[3]];
-                    word.copy_from_slice(&[c, a, d, b]);
-                });
+    let [tall, wide] = w.block.map(|b| b.max(1));
+    let across = k.div_ceil(wide);
+    for (output, row) in (first..n).take(TILE).enumerate() {
+        let blocks = w.codes[row * k..][..k].chunks(BLOCK);
+        for (b, (inputs, block)) in blocks.zip(out.chunks_exact_mut(block_bytes(Layout::Fp8))).enumerate() {
+            let (scales, codes) = block.split_at_mut(TILE * 4);
+            let scale = w.scales[row / tall * across + b * BLOCK / wide];
+            scales[output * 4..][..4].copy_from_slice(&scale.to_le_bytes());
+            for (i, inputs) in inputs.chunks(OF_LANE).enumerate() {
+                let mut eight = [0; OF_LANE];
+                match inputs.first_chunk() {
+                    Some(all) => eight = *all,
+                    None => eight[..inputs.len()].copy_from_slice(inputs),
+                }
+                let (unit, lane) = lane(output, i / 2);
+                let place = ((unit * 2 + i % 2) * 32 + lane) * OF_LANE;
+                codes[place..][..OF_LANE].copy_from_slice(&crossed(u64::from_le_bytes(eight)).to_le_bytes());
             }
         }
     }
 }
 
-/// The same for e2m1.
+/// Of each four bytes a, b, c, d: c, a, d, b.
+fn crossed(x: u64) -> u64 {
+    let byte = |n: u32| 0xff_0000_00ff << (8 * n);
+    x >> 16 & byte(0) | x << 8 & byte(1) | x >> 8 & byte(2) | x << 16 & byte(3)
+}
+
+/// The same for e2m1, into zeros.
 fn nvfp4(w: &Nvfp4, first: usize, out: &mut [u8]) {
     let [n, k] = w.shape;
-    for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Nvfp4)).enumerate() {
-        let (scales, codes) = block.split_at_mut(TILE * BLOCK / 16);
-        for ((unit, lane, g, input), of_lane) in lanes().zip(codes.chunks_exact_mut(OF_LANE / 2)) {
-            let (row, input) = (first + g, b * BLOCK + input);
-            if row >= n || input >= k {
-                continue;
+    for (output, row) in (first..n).take(TILE).enumerate() {
+        let codes = w.codes[row * k / 2..][..k / 2].as_chunks::<OF_LANE>().0;
+        let scales = &w.scales[row * k / OF_SCALE..][..k / OF_SCALE];
+        let of_block = BLOCK / OF_SCALE;
+        let blocks = codes.chunks(of_block).zip(scales.chunks(of_block));
+        for ((codes, scales), block) in blocks.zip(out.chunks_exact_mut(block_bytes(Layout::Nvfp4))) {
+            let (to_scales, to_codes) = block.split_at_mut(TILE * of_block);
+            for (i, (codes, &scale)) in codes.iter().zip(scales).enumerate() {
+                let Some(normal) = NORMAL_SCALES[usize::from(scale & NAN)] else { continue };
+                // a negative scale is as good as codes of the other sign
+                let flip = if scale & 0x80 == 0 { 0 } else { 0x8888_8888_8888_8888 };
+                let codes = u64::from_le_bytes(*codes) ^ flip;
+                let (unit, lane) = lane(output, i);
+                to_scales[unit * 32 + lane] = normal;
+                for (half, codes) in [codes as u32, (codes >> 32) as u32].into_iter().enumerate() {
+                    let place = ((unit * 2 + half) * 32 + lane) * OF_LANE / 2;
+                    to_codes[place..][..OF_LANE / 2].copy_from_slice(&operands(codes).to_le_bytes());
+                }
             }
-            let code = w.scales[(row * k + input) / 16];
-            let Some(scale) = normal_scale(code) else { continue };
-            scales[unit * 32 + lane] = scale;
-            // a negative scale is as good as codes of the other sign
-            let flip = if code & 0x80 == 0 { 0 } else { 0x88 };
-            let bytes = &w.codes[(row * k + input) / 2..][..OF_LANE / 2];
-            let word =
-                |shift: u32| half_word(bytes.iter().map(|byte| u32::from((byte ^ flip) >> shift & 15)));
-            of_lane.copy_from_slice(&(word(0) | word(4) << 16).to_le_bytes());
         }
     }
 }
+
+/// [`normal_scale`] of every code without its sign.
+const NORMAL_SCALES: [Option<u8>; 128] = {
+    let mut all = [None; 128];
+    let mut code = 0;
+    while code < 128 {
+        all[code] = normal_scale(code as u8);
+        code += 1;
+    }
+    all
+};
 
 /// The magnitude of an e4m3 code as a normal number of five bits of exponent, of which 9 is 2⁰, and three of mantissa; none
 /// for zero.
-fn normal_scale(code: u8) -> Option<u8> {
+const fn normal_scale(code: u8) -> Option<u8> {
     let (exponent, mantissa) = (code >> 3 & 15, code & 7);
     match (exponent, mantissa) {
         (0, 0) => None,
@@ -148,10 +168,15 @@ fn normal_scale(code: u8) -> Option<u8> {
     }
 }
 
-/// Four codes in the order that `Nvfp4::operands` undoes.
-fn half_word(codes: impl Iterator<Item = u32>) -> u32 {
-    let places = [(15, 6), (12, 3), (14, 0), (13, 9)]; // of the sign, and of exponent and mantissa
-    codes.zip(places).map(|(code, (sign, size))| (code >> 3) << sign | (code & 7) << size).sum()
+/// Eight codes in the order that `Nvfp4::operands` undoes: those in low and those in high halves of bytes.
+fn operands(codes: u32) -> u32 {
+    // of four codes, one a byte: magnitudes at bits 6, 3, 0 and 9, signs at 15, 12, 14 and 13
+    let half = |x: u32| {
+        let magnitudes = x << 6 & 7 << 6 | x >> 5 & 7 << 3 | x >> 16 & 7 | x >> 15 & 7 << 9;
+        let signs = x << 12 & 1 << 15 | x << 1 & 1 << 12 | x >> 5 & 1 << 14 | x >> 14 & 1 << 13;
+        magnitudes | signs
+    };
+    half(codes & 0x0f0f_0f0f) | half(codes >> 4 & 0x0f0f_0f0f) << 16
 }
 
 #[cfg(test)]
@@ -161,6 +186,23 @@ mod tests {
 
     fn kept(w: &Weight) -> Option<Layout> {
         layout(&w.clone().into(), true).filter(|_| fits(w))
+    }
+
+    #[test]
+    fn eight_codes_go_where_each_of_them_goes_alone() {
+        // of codes 0, 2, 4, 6 in the lower half of the word, and 1, 3, 5, 7 in the upper: sign, lowest bit of the rest
+        let places = [(15, 6), (12, 3), (14, 0), (13, 9)];
+        for position in 0..8 {
+            let (sign, size) = places[position / 2];
+            for code in 0..16u32 {
+                let alone = ((code >> 3) << sign | (code & 7) << size) << (16 * (position % 2));
+                let all = 0x7531_eca9u32;
+                let rest = all & !(15 << (4 * position));
+                let [with, without] = [rest | code << (4 * position), rest].map(operands);
+                assert_eq!((with & !without, without & !with), (alone, 0), "{code} at {position}");
+            }
+        }
+        assert_eq!(crossed(0x0807_0605_0403_0201), 0x0608_0507_0204_0103);
     }
 
     #[test]
