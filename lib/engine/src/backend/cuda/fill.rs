@@ -3,7 +3,7 @@
 use super::gpu::{Gpu, Ptr, Stage};
 use super::loading::LoadOptions;
 use super::pack;
-use super::weights::{BF16, Layout, Part, RUN, TILE};
+use super::weights::{Layout, Part, RUN, TILE};
 use crate::Error;
 use cute_checkpoint::lazy::read_stacked;
 use cute_checkpoint::{Dtype, LazyWeight, Tensor, Weight};
@@ -98,7 +98,7 @@ impl Fill {
         let outputs = first + which.start * TILE..first + (which.end * TILE).min(n);
         let padded = outputs.len() < which.len() * TILE || layout.kp(self.k) != self.k;
         // where every byte is written below there is no need
-        if padded || !matches!(layout, BF16 | Layout::Fp8) {
+        if padded || matches!(layout, Layout::Bf16 { pieces: 2.. }) {
             tiles.fill(0);
             factors.fill(0);
         }

@@ -3,6 +3,7 @@
 use super::weights::Layout;
 use crate::Error;
 use cute_checkpoint::{Format, Fp8, GlobalScale, LazyWeight, Nvfp4, Weight};
+use multiversion::multiversion;
 
 /// Inputs of a block, to which inputs are padded.
 pub(super) const BLOCK: usize = 128;
@@ -78,15 +79,24 @@ pub(super) fn arrange(w: &Weight, layout: Layout, tiles: &mut [u8], factors: &mu
     Ok(())
 }
 
-/// Inputs of a scale of NVFP4, and of a lane in both halves of a unit.
+/// Units of a block, each of 64 inputs.
+const UNITS: usize = 2;
+/// Lanes that share an output in a unit. Their inputs in a half of it lie together on the device; in the file those of a
+/// lane's two halves do.
+const LANES: usize = 4;
+/// Inputs of a scale of NVFP4: those of a lane in both halves of a unit.
 const OF_SCALE: usize = 2 * OF_LANE;
 
-/// Unit and lane that have the inputs from a multiple of [`OF_SCALE`] on, in a block of an output of a tile.
-fn lane(output: usize, of: usize) -> (usize, usize) {
-    (of / 4, output * 4 + of % 4)
+/// The items of `from`, filled up to `N`.
+#[inline(always)]
+fn filled<T: Copy + Default, const N: usize>(from: &[T]) -> [T; N] {
+    from.first_chunk()
+        .copied()
+        .unwrap_or_else(|| std::array::from_fn(|i| from.get(i).copied().unwrap_or_default()))
 }
 
 /// The tile whose first output is `first`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 fn fp8(w: &Fp8, first: usize, out: &mut [u8]) {
     let [n, k] = w.shape;
     let [tall, wide] = w.block.map(|b| b.max(1));
@@ -97,58 +107,70 @@ fn fp8(w: &Fp8, first: usize, out: &mut [u8]) {
             let (scales, codes) = block.split_at_mut(TILE * 4);
             let scale = w.scales[row / tall * across + b * BLOCK / wide];
             scales[output * 4..][..4].copy_from_slice(&scale.to_le_bytes());
-            for (i, inputs) in inputs.chunks(OF_LANE).enumerate() {
-                let mut eight = [0; OF_LANE];
-                match inputs.first_chunk() {
-                    Some(all) => eight = *all,
-                    None => eight[..inputs.len()].copy_from_slice(inputs),
-                }
-                let (unit, lane) = lane(output, i / 2);
-                let place = ((unit * 2 + i % 2) * 32 + lane) * OF_LANE;
-                codes[place..][..OF_LANE].copy_from_slice(&crossed(u64::from_le_bytes(eight)).to_le_bytes());
+            let inputs: [u8; BLOCK] = filled(inputs);
+            let lanes = inputs.as_chunks::<OF_LANE>().0;
+            // of each unit and half: the lanes of an output behind those of the one before
+            for (i, half) in codes.chunks_exact_mut(TILE * LANES * OF_LANE).enumerate() {
+                let (unit, half_of) = (i / 2, i % 2);
+                let of_output: [u64; LANES] = std::array::from_fn(|lane| {
+                    crossed(u64::from_le_bytes(lanes[(unit * LANES + lane) * 2 + half_of]))
+                });
+                half[output * LANES * OF_LANE..][..LANES * OF_LANE]
+                    .copy_from_slice(of_output.map(u64::to_le_bytes).as_flattened());
             }
         }
     }
 }
 
 /// Of each four bytes a, b, c, d: c, a, d, b.
+#[inline(always)]
 fn crossed(x: u64) -> u64 {
     let byte = |n: u32| 0xff_0000_00ff << (8 * n);
     x >> 16 & byte(0) | x << 8 & byte(1) | x >> 8 & byte(2) | x << 16 & byte(3)
 }
 
-/// The same for e2m1, into zeros.
+/// The same for e2m1.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 fn nvfp4(w: &Nvfp4, first: usize, out: &mut [u8]) {
     let [n, k] = w.shape;
+    let of_block = BLOCK / OF_SCALE;
     for (output, row) in (first..n).take(TILE).enumerate() {
         let codes = w.codes[row * k / 2..][..k / 2].as_chunks::<OF_LANE>().0;
         let scales = &w.scales[row * k / OF_SCALE..][..k / OF_SCALE];
-        let of_block = BLOCK / OF_SCALE;
         let blocks = codes.chunks(of_block).zip(scales.chunks(of_block));
         for ((codes, scales), block) in blocks.zip(out.chunks_exact_mut(block_bytes(Layout::Nvfp4))) {
             let (to_scales, to_codes) = block.split_at_mut(TILE * of_block);
-            for (i, (codes, &scale)) in codes.iter().zip(scales).enumerate() {
-                let Some(normal) = NORMAL_SCALES[usize::from(scale & NAN)] else { continue };
-                // a negative scale is as good as codes of the other sign
-                let flip = if scale & 0x80 == 0 { 0 } else { 0x8888_8888_8888_8888 };
-                let codes = u64::from_le_bytes(*codes) ^ flip;
-                let (unit, lane) = lane(output, i);
-                to_scales[unit * 32 + lane] = normal;
-                for (half, codes) in [codes as u32, (codes >> 32) as u32].into_iter().enumerate() {
-                    let place = ((unit * 2 + half) * 32 + lane) * OF_LANE / 2;
-                    to_codes[place..][..OF_LANE / 2].copy_from_slice(&operands(codes).to_le_bytes());
+            let (codes, scales): ([_; UNITS * LANES], [u8; UNITS * LANES]) = (filled(codes), filled(scales));
+            // a negative scale is as good as codes of the other sign; of zero there are none
+            let flip = scales.map(|scale| u32::from(scale >> 7) * 0x8888_8888);
+            let keep = scales.map(|scale| if scale & NAN == 0 { 0 } else { u32::MAX });
+            for half in 0..2 {
+                let codes: [u32; UNITS * LANES] =
+                    codes.map(|both| u32::from_le_bytes(std::array::from_fn(|i| both[4 * half + i])));
+                let words: [u32; UNITS * LANES] =
+                    std::array::from_fn(|i| operands(codes[i] ^ flip[i]) & keep[i]);
+                for (unit, words) in words.as_chunks::<LANES>().0.iter().enumerate() {
+                    let place = ((unit * 2 + half) * TILE + output) * LANES * 4;
+                    to_codes[place..][..LANES * 4]
+                        .copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
                 }
+            }
+            for (unit, scales) in scales.as_chunks::<LANES>().0.iter().enumerate() {
+                let normal = scales.map(|scale| NORMAL_SCALES[usize::from(scale & NAN)]);
+                to_scales[(unit * TILE + output) * LANES..][..LANES].copy_from_slice(&normal);
             }
         }
     }
 }
 
-/// [`normal_scale`] of every code without its sign.
-const NORMAL_SCALES: [Option<u8>; 128] = {
-    let mut all = [None; 128];
-    let mut code = 0;
+/// [`normal_scale`] of every code without its sign, and zero of zero.
+const NORMAL_SCALES: [u8; 128] = {
+    let mut all = [0; 128];
+    let mut code = 1;
     while code < 128 {
-        all[code] = normal_scale(code as u8);
+        if let Some(normal) = normal_scale(code as u8) {
+            all[code] = normal;
+        }
         code += 1;
     }
     all
@@ -169,6 +191,7 @@ const fn normal_scale(code: u8) -> Option<u8> {
 }
 
 /// Eight codes in the order that `Nvfp4::operands` undoes: those in low and those in high halves of bytes.
+#[inline(always)]
 fn operands(codes: u32) -> u32 {
     // of four codes, one a byte: magnitudes at bits 6, 3, 0 and 9, signs at 15, 12, 14 and 13
     let half = |x: u32| {
