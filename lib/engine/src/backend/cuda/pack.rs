@@ -211,6 +211,109 @@ mod tests {
         layout(&w.clone().into(), true).filter(|_| fits(w))
     }
 
+    /// Unit, lane, output and first input, within tile and block, of each lane of each half.
+    fn lanes() -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let halves = (0..4).map(|i| (i / 2, i % 2));
+        halves.flat_map(|(unit, half)| {
+            (0..32).map(move |lane| (unit, lane, lane / 4, unit * 64 + lane % 4 * 16 + half * OF_LANE))
+        })
+    }
+
+    /// The tile whose first output is `first`, lane by lane.
+    fn fp8_by_lanes(w: &Fp8, first: usize, out: &mut [u8]) {
+        let [n, k] = w.shape;
+        let across = k.div_ceil(w.block[1].max(1));
+        for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Fp8)).enumerate() {
+            let (scales, codes) = block.split_at_mut(TILE * 4);
+            let outputs = (first..n).take(TILE);
+            for (row, scale) in outputs.zip(scales.chunks_exact_mut(4)) {
+                let s = w.scales[row / w.block[0].max(1) * across + b * BLOCK / w.block[1].max(1)];
+                scale.copy_from_slice(&s.to_le_bytes());
+            }
+            for ((_, _, g, input), of_lane) in lanes().zip(codes.chunks_exact_mut(OF_LANE)) {
+                let (row, input) = (first + g, b * BLOCK + input);
+                let count = k.saturating_sub(input).min(OF_LANE);
+                if row < n && count > 0 {
+                    of_lane[..count].copy_from_slice(&w.codes[row * k + input..][..count]);
+                    of_lane.chunks_exact_mut(4).for_each(|word| {
+                        let [a, b, c, d] = [word[0], word[1], word[2], word[3]];
+                        word.copy_from_slice(&[c, a, d, b]);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Two codes in the order that `Fp8::operands` undoes.
+    fn fp8_half(first: u8, second: u8) -> u32 {
+        let [first, second] = [u32::from(first), u32::from(second)];
+        (first & 0x80) << 8 | (first & 0x7f) << 4 | (second & 0x70) << 8 | (second & 0x80) << 4 | second & 15
+    }
+
+    /// The same for e2m1.
+    fn nvfp4_by_lanes(w: &Nvfp4, first: usize, out: &mut [u8]) {
+        let [n, k] = w.shape;
+        for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Nvfp4)).enumerate() {
+            let (scales, codes) = block.split_at_mut(TILE * BLOCK / 16);
+            for ((unit, lane, g, input), of_lane) in lanes().zip(codes.chunks_exact_mut(OF_LANE / 2)) {
+                let (row, input) = (first + g, b * BLOCK + input);
+                if row >= n || input >= k {
+                    continue;
+                }
+                let code = w.scales[(row * k + input) / 16];
+                let Some(scale) = normal_scale(code) else { continue };
+                scales[unit * 32 + lane] = scale;
+                // a negative scale is as good as codes of the other sign
+                let flip = if code & 0x80 == 0 { 0 } else { 0x88 };
+                let bytes = &w.codes[(row * k + input) / 2..][..OF_LANE / 2];
+                let word =
+                    |shift: u32| half_word(bytes.iter().map(|byte| u32::from((byte ^ flip) >> shift & 15)));
+                of_lane.copy_from_slice(&(word(0) | word(4) << 16).to_le_bytes());
+            }
+        }
+    }
+
+    /// Four codes in the order that `Nvfp4::operands` undoes.
+    fn half_word(codes: impl Iterator<Item = u32>) -> u32 {
+        let places = [(15, 6), (12, 3), (14, 0), (13, 9)]; // of the sign, and of exponent and mantissa
+        codes.zip(places).map(|(code, (sign, size))| (code >> 3) << sign | (code & 7) << size).sum()
+    }
+
+    #[test]
+    fn a_block_at_once_is_what_its_lanes_are_one_by_one() {
+        let bytes = |seed: usize, n: usize| -> Vec<u8> {
+            (0..n).map(|i| ((i + seed) as u32).wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect()
+        };
+        for (n, k) in [(1usize, 16usize), (8, 128), (9, 272), (24, 640), (13, 48), (7, 1024)] {
+            for block in [[1, k], [n, k], [128, 128], [4, 256]] {
+                let across = k.div_ceil(block[1]);
+                let scales = (0..n.div_ceil(block[0]) * across).map(|i| i as f32 + 0.5).collect();
+                let w = Fp8 { name: "w".into(), shape: [n, k], codes: bytes(n, n * k), scales, block };
+                for first in (0..n).step_by(TILE) {
+                    let [mut found, mut expected] = [(); 2].map(|()| vec![0; tile_bytes(Layout::Fp8, k)]);
+                    fp8(&w, first, &mut found);
+                    fp8_by_lanes(&w, first, &mut expected);
+                    let bad: Vec<_> = (0..found.len()).filter(|i| found[*i] != expected[*i]).map(|i| (i, found[i], expected[i])).collect();
+                    assert!(found == expected, "{n} × {k} in {block:?} from {first} {bad:?}");
+                }
+            }
+            let scales = bytes(k, n * k / 16).into_iter().map(|c| if c % 5 == 0 { c & 0x80 } else { c });
+            let w = Nvfp4 {
+                name: "w".into(),
+                shape: [n, k],
+                codes: bytes(n, n * k / 2),
+                scales: scales.map(|c| if c & NAN == NAN { 1 } else { c }).collect(),
+                global: GlobalScale::Divisor(3.0),
+            };
+            for first in (0..n).step_by(TILE) {
+                let [mut found, mut expected] = [(); 2].map(|()| vec![0; tile_bytes(Layout::Nvfp4, k)]);
+                nvfp4(&w, first, &mut found);
+                nvfp4_by_lanes(&w, first, &mut expected);
+                assert!(found == expected, "{n} × {k} from {first}");
+            }
+        }
+    }
+
     #[test]
     fn eight_codes_go_where_each_of_them_goes_alone() {
         // of codes 0, 2, 4, 6 in the lower half of the word, and 1, 3, 5, 7 in the upper: sign, lowest bit of the rest
