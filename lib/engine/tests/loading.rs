@@ -175,7 +175,9 @@ fn a_matrix_with_nan_is_loaded_once_more_in_the_form_that_holds_it() {
     let before = counted.live.load(Ordering::Relaxed);
     let mut rounds = 0;
     loop {
-        [&odd, &even].map(|w| backend.load(lazy(w)).unwrap());
+        for w in [&odd, &even] {
+            backend.load(lazy(w)).unwrap();
+        }
         rounds += 1;
         if backend.end_loading(true).unwrap() {
             break;

@@ -9,6 +9,7 @@ mod arena;
 mod batch;
 mod cache;
 mod capture;
+mod choose;
 pub mod compiler;
 pub mod cubin;
 pub mod driver;
@@ -127,6 +128,8 @@ pub struct Cuda {
     argmax: Ptr,
     /// most rows of `argmax`
     argmax_rows: usize,
+    /// what tokens are chosen in, once the cache is there
+    choosing: Cell<Option<choose::Choosing>>,
     /// one barrier counter a layer, reset by the step's first kernel
     counters: Ptr,
     layers: usize,
@@ -193,6 +196,7 @@ impl Cuda {
             graphs: RefCell::default(),
             argmax,
             argmax_rows,
+            choosing: Cell::new(None),
             counters,
             layers,
             slots,
@@ -350,6 +354,9 @@ impl Cuda {
             self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
             self.room_to_unpack(self.most_unpacked.get())?;
         }
+        let choosing = choose::Choosing::new(&self.memory, config.vocab_size, &shape)?;
+        self.workspaces.borrow_mut().extend(choosing.iter().map(choose::Choosing::extent));
+        self.choosing.set(choosing);
         *self.captures.cache.borrow_mut() = Some(cache.clone());
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
         *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);
