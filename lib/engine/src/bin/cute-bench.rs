@@ -19,6 +19,7 @@ use cute_engine::model::{Model, Scratch, left_plain};
 use cute_engine::{EngineConfig, Knobs};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -225,7 +226,17 @@ fn batch(kind: BatchKind, n: usize, start: usize, len: usize) -> Batch {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cute-bench: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
     let args = Args::parse();
     let DiskArgs { save, shard, load, repeats, threads, cold } = &args.disk;
     if let Some(dir) = save {
