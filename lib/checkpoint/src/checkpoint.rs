@@ -12,8 +12,8 @@ use crate::{Error, digest, hub, refuse, tokenizer};
 use cute_records::Count;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A checkpoint whose config and headers were found consistent.
 #[derive(Debug)]
@@ -26,11 +26,11 @@ pub struct Checkpoint {
     pub config: Config,
     /// what is announced of quantised weights, if anything
     pub quantization: Option<Quantization>,
-    pub(crate) shards: Shards,
+    pub(crate) shards: Arc<Shards>,
     /// defining text files and their sizes
     pub(crate) texts: Vec<(String, u64)>,
     /// what is stored of the text model
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Vec<Arc<Source>>,
     /// tensors of the text model by name without prefix
     pub(crate) tensors: BTreeMap<String, Drawn>,
     /// tensors that the text model does not use, by what they are
@@ -75,7 +75,7 @@ impl Checkpoint {
         if config.eos_token_ids.is_empty() {
             config.eos_token_ids.extend(tokenizer::eos(dir, config.vocab_size)?);
         }
-        let shards = Shards::open(dir, &names)?;
+        let shards = Arc::new(Shards::open(dir, &names)?);
         let texts = digest::texts(dir, &names)?;
         let mut out = Checkpoint {
             dir: dir.to_owned(),
@@ -112,16 +112,12 @@ impl Checkpoint {
     /// # Errors
     /// When there is no such tensor, no memory for it, or its bytes cannot be read.
     pub fn weight(&self, name: &str) -> Result<Weight, Error> {
-        let drawn = self.tensors.get(name).ok_or_else(|| Error::NoSuchTensor {
-            dir: self.dir.display().to_string(),
-            tensor: name.to_owned(),
-        })?;
-        self.draw(name, drawn)
+        self.lazy(name)?.read_all()
     }
 
     /// Formats of the text model's tensors.
     pub fn formats(&self) -> BTreeSet<Format> {
-        self.sources.iter().map(Source::format).collect()
+        self.sources.iter().map(|s| s.format()).collect()
     }
 
     /// Format of a tensor of the text model, named without prefix.
@@ -136,12 +132,12 @@ impl Checkpoint {
 
     /// Bytes of the text model's tensors as they are stored, scales included.
     pub fn weight_bytes(&self) -> u64 {
-        self.sources.iter().map(Source::bytes).sum()
+        self.sources.iter().map(|s| s.bytes()).sum()
     }
 
     /// Bytes of the same weights where packed ones are held as f32, as the CPU backend does.
     pub fn unpacked_bytes(&self) -> u64 {
-        let bytes = |s: &Source| if s.format().is_packed() { 4 * s.parameters() } else { s.bytes() };
+        let bytes = |s: &Arc<Source>| if s.format().is_packed() { 4 * s.parameters() } else { s.bytes() };
         self.sources.iter().map(bytes).sum()
     }
 
@@ -153,15 +149,7 @@ impl Checkpoint {
 
     /// Reads bytes of a tensor, from `at` bytes behind its start.
     pub(crate) fn read(&self, l: &Located, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        let shard = &self.shards.files[l.shard];
-        shard.handle.read_exact_at(bytes, l.entry.start + at).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::Changed {
-                file: shard.path.clone(),
-                found: shard.handle.metadata().map_or(0, |m| m.len()),
-                expected: shard.bytes,
-            },
-            _ => Error::Io { file: shard.path.clone(), error },
-        })
+        self.shards.read(l, at, bytes)
     }
 }
 

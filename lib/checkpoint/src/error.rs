@@ -329,8 +329,30 @@ pub enum Error {
         /// what it takes
         bytes: u64,
     },
+    /// bytes of a tensor cannot be read
+    #[error("{file}: tensor {tensor}, byte {at} of the file: {why}")]
+    Unreadable {
+        /// path of the file
+        file: String,
+        /// its full name
+        tensor: String,
+        /// counted from the start of the file
+        at: u64,
+        /// what the system said, or that the file is shorter than it was
+        why: String,
+    },
+    /// rows that a weight does not have
+    #[error("{tensor} has {rows} rows: rows {found} were asked for")]
+    NoSuchRows {
+        /// name without prefix
+        tensor: String,
+        /// the range
+        found: String,
+        /// how many there are
+        rows: usize,
+    },
     /// a file changed after it was opened
-    #[error("{file}: {found} bytes now, {expected} when it was opened: the file changed meanwhile")]
+    #[error("{file}: {}", crate::shards::changed(*found, *expected))]
     Changed {
         /// path of the file
         file: String,

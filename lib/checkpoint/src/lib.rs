@@ -10,6 +10,7 @@
 //! | [`config`] | config.json and generation_config.json, checked |
 //! | [`checkpoint`] | the directory: headers against config, tensors on demand |
 //! | [`tensor`] | element types and bytes |
+//! | [`lazy`] | weights whose rows are read when they are asked for |
 //! | [`weight`] | weights as they are stored, packed ones with their scales, and what they are worth |
 //! | [`quantization`] | what a checkpoint says of its quantised weights |
 //! | [`moe`] | mixtures of experts |
@@ -33,6 +34,7 @@ mod header;
 pub mod hub;
 mod json;
 mod keys;
+pub mod lazy;
 mod matching;
 pub mod moe;
 mod packed;
@@ -53,6 +55,7 @@ pub use chat::ChatTemplate;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, LayerType};
 pub use error::Error;
+pub use lazy::LazyWeight;
 pub use moe::Moe;
 pub use plan::memory_plan;
 pub use refuse::Family;

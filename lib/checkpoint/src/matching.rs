@@ -8,6 +8,7 @@ use crate::source::{Form, Source, widen};
 use crate::weight::Format;
 use cute_records::Count;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Prefix of the text model's tensors in a wrapper checkpoint.
 const WRAPPED: &str = "model.language_model.";
@@ -49,7 +50,7 @@ impl Checkpoint {
             for part in want.parts {
                 tensors.insert(part.name, Drawn { source, rows: Some(part.rows) });
             }
-            sources.push(Source { name: want.name, module: want.module, shape: want.shape, form });
+            sources.push(Arc::new(Source { name: want.name, module: want.module, shape: want.shape, form }));
         }
         let packed: HashMap<String, bool> =
             sources.iter().map(|s| (module(&full(&s.name)).to_owned(), s.format().is_packed())).collect();
@@ -82,7 +83,7 @@ impl Checkpoint {
     /// What is packed is announced, and what is announced is packed; scales of whole matrices are numbers that scale.
     fn announced(
         &self,
-        sources: &[Source],
+        sources: &[Arc<Source>],
         finder: &Finder<'_>,
         full: &impl Fn(&str) -> String,
     ) -> Result<(), Error> {

@@ -6,7 +6,9 @@ use crate::json::{reason, short};
 use crate::keys::{MAX_INDEX, open_file, read_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Name of the file that says which tensor stands in which shard.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -43,6 +45,8 @@ pub(crate) struct Shards {
     pub files: Vec<Shard>,
     /// by full name
     pub tensors: BTreeMap<String, Located>,
+    /// bytes of tensors read so far
+    pub read: AtomicU64,
 }
 
 impl Shards {
@@ -58,7 +62,7 @@ impl Shards {
             None if names.iter().any(|n| n == SINGLE) => vec![SINGLE.to_owned()],
             None => unindexed(dir, names)?,
         };
-        let mut out = Shards { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut out = Shards { files: Vec::new(), tensors: BTreeMap::new(), read: AtomicU64::new(0) };
         for name in files {
             let path = dir.join(&name);
             let (handle, bytes) = open_file(&path)?;
@@ -71,6 +75,26 @@ impl Shards {
             index.check_tensors(&out)?;
         }
         Ok(out)
+    }
+
+    /// Reads bytes of a tensor, from `at` bytes behind its start.
+    pub fn read(&self, l: &Located, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let shard = &self.files[l.shard];
+        let start = l.entry.start + at;
+        let unreadable = |at, why| {
+            let (file, tensor) = (shard.path.clone(), l.entry.name.clone());
+            Err(Error::Unreadable { file, tensor, at, why })
+        };
+        match shard.handle.read_exact_at(bytes, start) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let found = shard.handle.metadata().map_or(0, |m| m.len());
+                return unreadable(found.max(start), changed(found, shard.bytes));
+            }
+            Err(error) => return unreadable(start, error.to_string()),
+        }
+        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Adds the tensors of the last file.
@@ -88,6 +112,11 @@ impl Shards {
         }
         Ok(())
     }
+}
+
+/// What is said of a file that is shorter or longer than it was.
+pub(crate) fn changed(found: u64, expected: u64) -> String {
+    format!("{found} bytes now, {expected} when it was opened: the file changed meanwhile")
 }
 
 /// The first safetensors file that should be among `names` (the directory's entries, sorted) and is not, and who says so.

@@ -1,10 +1,9 @@
 //! A stored tensor of the text model: where its bytes and its scales stand, and how rows of it are read.
 
 use crate::Error;
-use crate::shards::Located;
+use crate::shards::{Located, Shards};
 use crate::tensor::{Dtype, Tensor};
 use crate::weight::{Format, Fp8, GlobalScale, NVFP4_BLOCK, Nvfp4, Weight, e8m0};
-use crate::{Checkpoint, checkpoint::Drawn};
 use safetensors::Dtype as Stored;
 use std::ops::Range;
 
@@ -89,8 +88,13 @@ impl Source {
         self.stored().iter().map(|(at, _)| at.entry.bytes).sum()
     }
 
-    fn inputs(&self) -> usize {
+    /// Extent of the last dimension.
+    pub fn inputs(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
+    }
+    /// Outputs of all planes.
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len().saturating_sub(1)].iter().product()
     }
     /// Outputs of one plane.
     fn plane(&self) -> usize {
@@ -98,25 +102,25 @@ impl Source {
     }
 }
 
-impl Checkpoint {
-    /// Reads what the model text calls `name`.
-    pub(crate) fn draw(&self, name: &str, drawn: &Drawn) -> Result<Weight, Error> {
-        let source = &self.sources[drawn.source];
-        let name = name.to_owned();
-        let all = 0..source.shape[..source.shape.len().saturating_sub(1)].iter().product();
-        let (rows, shape) = match &drawn.rows {
-            None => (vec![all], source.shape.clone()),
-            Some(rows) => (rows.clone(), vec![rows.iter().map(Range::len).sum(), source.inputs()]),
-        };
+impl Shards {
+    /// Reads rows of a stored tensor as what the model text calls `name`, into `spare` if it is large enough.
+    pub fn draw(
+        &self,
+        source: &Source,
+        name: String,
+        rows: &[Range<usize>],
+        shape: Vec<usize>,
+        spare: Vec<u8>,
+    ) -> Result<Weight, Error> {
         let inputs = source.inputs();
         match &source.form {
             Form::Plain(dtype, at) => {
-                let bytes = self.rows(at, &rows, inputs * dtype.size())?;
+                let bytes = self.rows(at, rows, inputs * dtype.size(), spare)?;
                 Ok(Weight::Plain(Tensor { name, dtype: *dtype, shape, bytes }))
             }
             Form::Fp8 { codes, scales, block, .. } => {
-                let codes = self.rows(codes, &rows, inputs)?;
-                let (scales, block) = self.fp8_scales(source, scales, *block, &rows)?;
+                let codes = self.rows(codes, rows, inputs, spare)?;
+                let (scales, block) = self.fp8_scales(source, scales, *block, rows)?;
                 Ok(Weight::Fp8(Fp8 { name, shape: matrix(&shape), codes, scales, block }))
             }
             Form::Nvfp4 { codes, scales, global, divides } => {
@@ -126,8 +130,8 @@ impl Checkpoint {
                 Ok(Weight::Nvfp4(Nvfp4 {
                     name,
                     shape: matrix(&shape),
-                    codes: self.rows(codes, &rows, inputs / 2)?,
-                    scales: self.rows(scales, &rows, inputs / NVFP4_BLOCK)?,
+                    codes: self.rows(codes, rows, inputs / 2, spare)?,
+                    scales: self.rows(scales, rows, inputs / NVFP4_BLOCK, Vec::new())?,
                     global: match divides {
                         true => GlobalScale::Divisor(scalar),
                         false => GlobalScale::Multiplier(scalar),
@@ -138,11 +142,17 @@ impl Checkpoint {
     }
 
     /// Rows of so many bytes.
-    fn rows(&self, at: &Located, rows: &[Range<usize>], width: usize) -> Result<Vec<u8>, Error> {
+    fn rows(
+        &self,
+        at: &Located,
+        rows: &[Range<usize>],
+        width: usize,
+        spare: Vec<u8>,
+    ) -> Result<Vec<u8>, Error> {
         let n: usize = rows.iter().map(Range::len).sum::<usize>() * width;
-        let mut bytes = Vec::new();
-        if bytes.try_reserve_exact(n).is_err() {
-            let file = self.shards.files[at.shard].path.clone();
+        let mut bytes = spare;
+        if bytes.try_reserve_exact(n.saturating_sub(bytes.len())).is_err() {
+            let file = self.files[at.shard].path.clone();
             return Err(Error::Memory { file, tensor: at.entry.name.clone(), bytes: n as u64 });
         }
         bytes.resize(n, 0);
@@ -171,7 +181,7 @@ impl Checkpoint {
         let kind = Elements::of_scale(scales.entry.dtype).unwrap_or(Elements::E8m0);
         let read = |rows: Range<usize>| -> Result<Vec<f32>, Error> {
             let width = across * if let Elements::Float(dtype) = kind { dtype.size() } else { 1 };
-            Ok(widen(kind, self.rows(scales, &[rows], width)?))
+            Ok(widen(kind, self.rows(scales, &[rows], width, Vec::new())?))
         };
         if let [one] = rows
             && !one.is_empty()

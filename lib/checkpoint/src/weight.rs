@@ -6,6 +6,7 @@
 
 use crate::tensor::{Dtype, Tensor};
 use float8::F8E4M3;
+use std::ops::Range;
 
 /// Values of an NVFP4 block: consecutive inputs of one output that share a scale.
 pub const NVFP4_BLOCK: usize = 16;
@@ -165,6 +166,49 @@ impl Weight {
             Weight::Plain(t) => t.to_f32(),
             Weight::Fp8(w) => w.to_f32(),
             Weight::Nvfp4(w) => w.to_f32(),
+        }
+    }
+
+    /// A copy of some rows, `[rows.len(), inputs]`. Scales of FP8 then belong to one row each.
+    pub fn rows(&self, rows: Range<usize>) -> Weight {
+        let name = self.name().to_owned();
+        let inputs = self.shape().last().copied().unwrap_or(1);
+        let n = rows.len();
+        let cut = |bytes: &[u8], width: usize| bytes[rows.start * width..rows.end * width].to_vec();
+        match self {
+            Weight::Plain(t) => {
+                let bytes = cut(&t.bytes, inputs * t.dtype.size());
+                Weight::Plain(Tensor { name, dtype: t.dtype, shape: vec![n, inputs], bytes })
+            }
+            Weight::Fp8(w) => {
+                let [tall, wide] = w.block.map(|b| b.max(1));
+                let across = inputs.div_ceil(wide);
+                let of_row = |row: usize| w.scales[row / tall * across..][..across].iter().copied();
+                let scales = rows.clone().flat_map(of_row).collect();
+                Weight::Fp8(Fp8 {
+                    name,
+                    shape: [n, inputs],
+                    codes: cut(&w.codes, inputs),
+                    scales,
+                    block: [1, wide],
+                })
+            }
+            Weight::Nvfp4(w) => Weight::Nvfp4(Nvfp4 {
+                name,
+                shape: [n, inputs],
+                codes: cut(&w.codes, inputs / 2),
+                scales: cut(&w.scales, inputs / NVFP4_BLOCK),
+                global: w.global,
+            }),
+        }
+    }
+
+    /// The memory that its values or codes stand in, to read others into.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Weight::Plain(t) => t.bytes,
+            Weight::Fp8(w) => w.codes,
+            Weight::Nvfp4(w) => w.codes,
         }
     }
 

@@ -6,6 +6,8 @@ use cute_records::{Reader, Writer};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 /// stdout as a record writer.
 pub fn stdout() -> Writer<'static> {
@@ -52,7 +54,29 @@ pub fn progress(len: u64, what: &str) -> ProgressBar {
 
 /// A progress bar on stderr over `len` bytes; hidden when stderr is no terminal.
 pub fn progress_bytes(len: u64, what: &str) -> ProgressBar {
-    bar(len, what, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
+    bar(len, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta}")
+}
+
+/// Does work under a progress bar of bytes that asks `position` ten times a second how far it is.
+pub fn watched<T>(len: u64, what: &str, position: impl Fn() -> u64 + Sync, work: impl FnOnce() -> T) -> T {
+    let bar = progress_bytes(len, what);
+    if bar.is_hidden() {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        // it ends when this does, also by a panic
+        let (working, ended) = mpsc::channel::<()>();
+        scope.spawn(|| {
+            let ended = ended;
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(100)) {
+                bar.set_position(position());
+            }
+            bar.finish_and_clear();
+        });
+        let done = work();
+        drop(working);
+        done
+    })
 }
 
 fn bar(len: u64, what: &str, template: &str) -> ProgressBar {

@@ -12,7 +12,7 @@ mod stop;
 
 pub use config::Config;
 pub use exit::Exit;
-pub use io::{open, progress, progress_bytes, stdin, stdin_records, stdout};
+pub use io::{open, progress, progress_bytes, stdin, stdin_records, stdout, watched};
 pub use stop::Stop;
 
 use anyhow::Context;

@@ -46,6 +46,8 @@ pub enum Event {
 /// Time and tokens spent, and counters for the `end` record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
+    /// loading the weights
+    pub load: Duration,
     /// in prefill steps
     pub prefill: Duration,
     /// prompt tokens computed
@@ -122,8 +124,11 @@ impl<B: Backend> Engine<B> {
         if config.guards.capture {
             backend.watch_captures();
         }
+        let start = Instant::now();
+        let model = Model::load(&backend, checkpoint, config.max_model_len)?;
+        let load = start.elapsed();
         let mut engine = Engine {
-            model: Model::load(&backend, checkpoint, config.max_model_len)?,
+            model,
             cache: backend.cache(
                 c,
                 if config.guards.recompute.is_some() { guards::with_scratch(shape) } else { shape },
@@ -145,7 +150,7 @@ impl<B: Backend> Engine<B> {
             broken: broken::Broken::default(),
             reserved_written: [false; 2],
             changed_by_warm_up: Vec::new(),
-            totals: Totals::default(),
+            totals: Totals { load, ..Totals::default() },
             backend,
             config,
         };

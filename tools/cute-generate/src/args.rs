@@ -95,6 +95,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Output")]
     pub logprobs: usize,
 
+    /// Hash the model's files while they are loaded, for the run record: 1 or 0. With a model record or a journal they
+    /// always are
+    #[arg(long, value_name = "0|1", default_value = "1", value_parser = knobs::parse_switch, help_heading = "Engine", action = clap::ArgAction::Set)]
+    pub hash_model: bool,
     /// Where to run: auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or emulated (the CUDA kernels as host code)
     #[arg(long, env = "CUTE_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = |s: &str| s.parse::<Choice>(), help_heading = "Engine")]
     pub device: Choice,

@@ -59,6 +59,9 @@ struct Entry {
 /// What the steps took: durations of [`Totals`] in nanoseconds, launches and workspace resets of the fused paths.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Spent {
+    /// journals from before it was known have none
+    #[serde(default)]
+    load_ns: u64,
     prefill_ns: u64,
     decode_ns: u64,
     zero_check_ns: u64,
@@ -318,6 +321,7 @@ impl Journal {
     pub fn work(&self, now: Spent) -> Spent {
         let (b, c) = (&self.before, &self.catching_up);
         Spent {
+            load_ns: b.load_ns.saturating_add(now.load_ns.saturating_sub(c.load_ns)),
             prefill_ns: b.prefill_ns.saturating_add(now.prefill_ns.saturating_sub(c.prefill_ns)),
             decode_ns: b.decode_ns.saturating_add(now.decode_ns.saturating_sub(c.decode_ns)),
             zero_check_ns: b.zero_check_ns.saturating_add(now.zero_check_ns.saturating_sub(c.zero_check_ns)),
@@ -337,6 +341,7 @@ impl Spent {
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let (totals, (launches, resets)) = (engine.totals(), engine.launches());
         Spent {
+            load_ns: nanos(totals.load),
             prefill_ns: nanos(totals.prefill),
             decode_ns: nanos(totals.decode),
             zero_check_ns: nanos(totals.zero_check),
@@ -348,6 +353,7 @@ impl Spent {
     /// Totals with these durations.
     pub fn totals(&self, totals: Totals) -> Totals {
         Totals {
+            load: Duration::from_nanos(self.load_ns),
             prefill: Duration::from_nanos(self.prefill_ns),
             decode: Duration::from_nanos(self.decode_ns),
             zero_check: Duration::from_nanos(self.zero_check_ns),

@@ -9,6 +9,7 @@ mod args;
 mod device;
 mod input;
 mod journal;
+mod loading;
 mod output;
 mod probe;
 mod serve;
@@ -20,10 +21,12 @@ use cute_checkpoint::{ChatTemplate, Checkpoint, Tokenizer};
 use cute_cli::{Config, Exit, Stop};
 use cute_engine::backend::Backend;
 use cute_engine::{Engine, EngineConfig};
-use cute_records::{End, Pool, Reader, Record, Run, Writer};
+use cute_records::{End, FileDigest, Model, Pool, Reader, Record, Run, Writer};
 use device::Device;
 use input::Input;
 use journal::Journal;
+use loading::Hashing;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -75,30 +78,20 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
         (None, Some(name)) => bail!("--chat-template {name}: the model has no chat template"),
         (_, None) => {}
     }
-    let bar = cute_cli::progress_bytes(checkpoint.total_bytes(), "hashing the model");
-    let files = checkpoint.digest(|n| bar.inc(n))?;
-    bar.finish_and_clear();
-    let digest = Checkpoint::model_digest(&files);
-    if let Some(recorded) = model.filter(|m| m.digest != digest) {
-        bail!(
-            "{} is not the model of the record: its digest is {digest}, the record says {}",
-            dir.display(),
-            recorded.digest
-        );
-    }
+    let checkpoint = Arc::new(checkpoint);
+    // a record says which model it has to be, and a journal must know
+    let hashed = args.hash_model || model.is_some() || args.journal.is_some();
+    let hashing = hashed.then(|| Hashing::start(&checkpoint)).transpose()?;
     let engine = args.engine_config(&checkpoint.config)?;
     let probes = probe::Probes::plan(&args, &checkpoint.config, &engine, std::mem::take(&mut input.prompts))?;
     args.resolve(&mut config, &engine);
     let mut run = config.run();
-    run.digests.insert("model".into(), digest);
     run.digests.insert("prompts".into(), input.digest.clone());
-    let tokenizer_digest = files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.sha256.clone());
-    run.digests.extend(tokenizer_digest.map(|d| ("tokenizer".into(), d)));
     run.fault = engine.fault.map(|f| f.to_string());
 
     let device = Device::open(args.device, args.gdn_prefill, &checkpoint, &engine)?;
     let probes = probes.with_preempted(matches!(device, Device::Cpu(_)) && !engine.knobs.fusion);
-    let job = Job { args: &args, input, journal, run, probes, text: (tokenizer, template), engine };
+    let job = Job { args: &args, input, journal, run, hashing, probes, text: (tokenizer, template), engine };
     match device {
         Device::Cpu(cpu) => job.run_on(cpu, &checkpoint),
         Device::Cuda(cuda) => job.run_on(*cuda, &checkpoint),
@@ -111,6 +104,8 @@ struct Job<'a> {
     input: Input,
     journal: Journal,
     run: Run,
+    /// of the model's files, under way
+    hashing: Option<Hashing>,
     probes: probe::Probes,
     text: (Option<Arc<Tokenizer>>, Option<ChatTemplate>),
     engine: EngineConfig,
@@ -121,8 +116,11 @@ impl Job<'_> {
     where
         Engine<B>: Send,
     {
-        let Job { args, input, mut journal, mut run, probes, text, engine } = self;
+        let Job { args, input, mut journal, mut run, hashing, probes, text, engine } = self;
         let mut server = serve::Server::start(backend, args, checkpoint, text, engine, probes)?;
+        if let Some(hashing) = hashing {
+            run.digests.extend(digests(&hashing.finish()?, checkpoint, input.model.as_ref())?);
+        }
         run.device = Some(server.device());
         let opening = journal.begin(&run, input.bad, opening(run.clone(), &input, server.pool())?)?;
         let mut out = cute_cli::stdout();
@@ -138,6 +136,25 @@ impl Job<'_> {
             (done, _) => done,
         }
     }
+}
+
+/// Digests of model and tokenizer, by name, if the model is the one of the record.
+fn digests(
+    files: &[FileDigest],
+    checkpoint: &Checkpoint,
+    recorded: Option<&Model>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let digest = Checkpoint::model_digest(files);
+    if let Some(recorded) = recorded.filter(|m| m.digest != digest) {
+        bail!(
+            "{} is not the model of the record: its digest is {digest}, the record says {}",
+            checkpoint.dir.display(),
+            recorded.digest
+        );
+    }
+    let tokenizer = files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.sha256.clone());
+    let named = [("model", Some(digest)), ("tokenizer", tokenizer)];
+    Ok(named.into_iter().filter_map(|(name, digest)| Some((name.to_owned(), digest?))).collect())
 }
 
 /// Everything from the first request to `end`.

@@ -55,8 +55,8 @@ pub fn refused(base: &Completion, error: &anyhow::Error) -> Completion {
     Completion { finish_reason: Some(FinishReason::Error), error: Some(format!("{error:#}")), ..base.clone() }
 }
 
-/// What took how long. `weight_bytes` are those of a decode step, where every step reads the same.
-pub fn timings(t: &Totals, weight_bytes: Option<u64>) -> Vec<Timing> {
+/// What took how long. `loaded` bytes were read for the weights, `weight_bytes` are those of a decode step, where every step reads the same.
+pub fn timings(t: &Totals, loaded: u64, weight_bytes: Option<u64>) -> Vec<Timing> {
     let timing = |name: &str, elapsed, count, tokens, bytes| Timing {
         name: name.into(),
         ms: millis(elapsed),
@@ -72,7 +72,9 @@ pub fn timings(t: &Totals, weight_bytes: Option<u64>) -> Vec<Timing> {
     decode.figures = [tokens].into_iter().chain(decode_bytes.map(rate)).collect();
     let mut prefill = timing("prefill", t.prefill, t.steps - t.decode_steps, Some(t.prefill_tokens), None);
     prefill.figures = [("tokens_per_second".to_owned(), Num(per_second(t.prefill_tokens, t.prefill)))].into();
-    vec![prefill, decode, timing("zero_check", t.zero_check, t.admissions, None, None)]
+    let mut load = timing("load", t.load, 1, None, Some(loaded));
+    load.figures = [("gb_per_second".to_owned(), Num(per_second(loaded, t.load) / 1e9))].into();
+    vec![load, prefill, decode, timing("zero_check", t.zero_check, t.admissions, None, None)]
 }
 
 /// What the phases of a layer's cooperative launches took.

@@ -2,6 +2,7 @@
 
 use crate::args::Args;
 use crate::journal::{Journal, Spent};
+use crate::loading::loading;
 use crate::output;
 use crate::probe::Probes;
 use crate::storm::{Blow, Storm};
@@ -27,6 +28,8 @@ pub struct Server<'a, B: Backend> {
     engine: Engine<B>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<ChatTemplate>,
+    /// bytes of weights that were read to load it
+    loaded_bytes: u64,
     /// bytes of weights that a decode step reads; with experts that depends on the tokens
     weight_bytes: Option<u64>,
     bar: ProgressBar,
@@ -80,9 +83,12 @@ impl<'a, B: Backend> Server<'a, B> {
         let bar = cute_cli::progress(0, "generating");
         let log_bar = bar.clone();
         let log = Box::new(move |line: &str| log_line(&log_bar, line));
+        let load = || Engine::new(backend, checkpoint, tokenizer.clone(), config, log);
+        let (engine, loaded_bytes) = loading(checkpoint, load);
         Ok(Server {
             args,
-            engine: Engine::new(backend, checkpoint, tokenizer.clone(), config, log)?,
+            engine: engine?,
+            loaded_bytes,
             tokenizer,
             template,
             weight_bytes: checkpoint.config.moe.is_none().then(|| checkpoint.unpacked_bytes()),
@@ -329,7 +335,7 @@ impl<'a, B: Backend> Server<'a, B> {
             return Ok(());
         }
         let totals = journal.work(Spent::of(&self.engine)).totals(totals);
-        for timing in output::timings(&totals, self.weight_bytes) {
+        for timing in output::timings(&totals, self.loaded_bytes, self.weight_bytes) {
             out.write(&Record::Timing(timing))?;
         }
         for (layer, regions) in self.engine.regions() {

@@ -166,6 +166,37 @@ fn the_run_record_says_where_each_value_came_from() {
 }
 
 #[test]
+fn a_run_says_what_loading_took_and_hashes_the_model_unless_it_is_told_not_to() {
+    let run = |args: &[&str]| {
+        let mut command = generate();
+        command.arg("--model").arg(model()).args(["--max-tokens", "2"]).args(args);
+        let out = command.write_stdin("{\"prompt\":\"1\"}\n").output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<Value>>()
+    };
+    let (hashed, unhashed) = (run(&[]), run(&["--hash-model", "0"]));
+    for records in [&hashed, &unhashed] {
+        let load = records.iter().find(|r| r["name"] == "load").unwrap();
+        let file = std::fs::metadata(model().join("model.safetensors")).unwrap().len();
+        let bytes = load["bytes"].as_u64().unwrap();
+        // all of the file but its header
+        assert!(bytes <= file && file - bytes < 64 << 10, "{bytes} of {file}");
+        assert!(
+            load["ms"].as_f64().unwrap() > 0.0 && load["figures"]["gb_per_second"].as_f64().unwrap() > 0.0
+        );
+    }
+    let names = |records: &[Value]| -> Vec<String> {
+        records[0]["digests"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(
+        (names(&hashed), names(&unhashed)),
+        (["model", "prompts", "tokenizer"].map(String::from).into(), vec!["prompts".to_owned()])
+    );
+    assert_eq!(completions(&hashed)[0]["fingerprint"], completions(&unhashed)[0]["fingerprint"]);
+}
+
+#[test]
 fn another_model_than_the_recorded_one_is_refused() {
     let record = |digest: &str| {
         format!(

@@ -1,7 +1,7 @@
 //! cute-bench: what decode and prefill cost on a GPU, for the published shapes with random weights, beside the copy
 //! bandwidth and the read-only stream measured in the same run.
 //!
-//! writes  one JSON object a measurement on stdout, a table on stderr
+//! writes  files with --save; one JSON object a measurement on stdout, a table on stderr
 //! exits   0 measured · 2 no device, or it failed
 
 use anyhow::{Context, bail};
@@ -10,16 +10,23 @@ use cute_checkpoint::{Config, Dtype, Format, LayerType};
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
 use cute_engine::backend::cuda::layouts::{self, Layouts};
 use cute_engine::backend::cuda::profile::Profiled;
-use cute_engine::backend::cuda::{Cuda, Driver, Options, units};
+use cute_engine::backend::cuda::{Cuda, Driver, LoadOptions, Options, units};
 use cute_engine::backend::{Backend, CacheShape, GdnShape, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use cute_engine::dispatch::Dispatcher;
 use cute_engine::knobs::PathKnob;
 use cute_engine::model::{Model, Scratch, left_plain};
 use cute_engine::{EngineConfig, Knobs};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
+
+#[path = "cute-bench/disk.rs"]
+mod disk;
+#[path = "cute-bench/nowhere.rs"]
+mod nowhere;
 
 /// Measure decode and prefill on a GPU with random weights of the published shapes.
 #[derive(Debug, Parser)]
@@ -49,9 +56,35 @@ struct Args {
     /// Also time every kernel of an eager step
     #[arg(long)]
     profile: bool,
-    /// The device's number
-    #[arg(long, default_value_t = 0)]
-    device: usize,
+    /// The device's number; for --load also cpu, emulated, and none, where reading and arranging is all there is
+    #[arg(long, default_value = "0")]
+    device: String,
+    #[command(flatten)]
+    disk: DiskArgs,
+}
+
+/// Instead of decode and prefill, files.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Loading")]
+struct DiskArgs {
+    /// Write a checkpoint of the first of --shapes and --format with random weights to this directory
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// GB of a shard of it
+    #[arg(long, value_name = "GB", default_value_t = 4.0)]
+    shard: f64,
+    /// Load the checkpoint in this directory, and say how fast
+    #[arg(long, value_name = "DIR")]
+    load: Option<PathBuf>,
+    /// Times it is loaded
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: usize,
+    /// Threads that load; 0 for the engine's own choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Put the files out of the page cache before each time
+    #[arg(long)]
+    cold: bool,
 }
 
 /// hidden, intermediate, layers, query heads, key/value heads, value heads, tied
@@ -63,13 +96,14 @@ const SHAPES: &[(&str, [usize; 6], bool)] = &[
     ("27b", [5120, 17408, 64, 24, 4, 48], false),
 ];
 
-fn config(name: &str) -> anyhow::Result<Config> {
+/// config.json of a published shape.
+fn config_json(name: &str) -> anyhow::Result<Value> {
     let known = || SHAPES.iter().map(|(n, ..)| *n).collect::<Vec<_>>().join(", ");
     let (_, [h, i, l, nh, nkv, hv], tied) = SHAPES
         .iter()
         .find(|(n, ..)| *n == name)
         .with_context(|| format!("no shape {name:?}: expected {}", known()))?;
-    let text = json!({
+    Ok(json!({
         "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "dtype": "bfloat16",
         "vocab_size": 248320, "hidden_size": h, "intermediate_size": i, "num_hidden_layers": l,
         "num_attention_heads": nh, "num_key_value_heads": nkv, "head_dim": 256, "rms_norm_eps": 1e-6,
@@ -78,8 +112,11 @@ fn config(name: &str) -> anyhow::Result<Config> {
         "max_position_embeddings": 262_144, "tie_word_embeddings": tied, "hidden_act": "silu",
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
         "eos_token_id": 248_044
-    });
-    Ok(Config::parse((name, text.to_string().as_bytes()), None)?)
+    }))
+}
+
+fn config(name: &str) -> anyhow::Result<Config> {
+    Ok(Config::parse((name, config_json(name)?.to_string().as_bytes()), None)?)
 }
 
 /// The format of that name: FP8 has a scale for 128 × 128 weights, as the published checkpoints do.
@@ -189,9 +226,32 @@ fn batch(kind: BatchKind, n: usize, start: usize, len: usize) -> Batch {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cute-bench: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
     let args = Args::parse();
-    let gpu: Arc<dyn Gpu> = Arc::new(Driver::open(args.device)?);
+    let DiskArgs { save, shard, load, repeats, threads, cold } = &args.disk;
+    if let Some(dir) = save {
+        let (shape, format) = (args.shapes.first(), args.format.first());
+        let first = shape.zip(format).context("no shape or no format")?;
+        disk::save(dir, first.0, first.1, (shard * 1e9) as u64)?;
+    }
+    if let Some(dir) = load {
+        let options = LoadOptions { threads: *threads, ..LoadOptions::default() };
+        disk::load(dir, &disk::To::open(&args.device)?, options, (*repeats, *cold))?;
+    }
+    if save.is_some() || load.is_some() {
+        return Ok(());
+    }
+    let gpu: Arc<dyn Gpu> = Arc::new(Driver::open(disk::ordinal(&args.device)?)?);
     let (copy, stream) = ceilings(&*gpu)?;
     println!("{}", json!({"what": "ceilings", "device": gpu.name(), "copy_gb_s": copy, "read_gb_s": stream}));
     eprintln!("{}: copy {copy:.0} GB/s, read-only stream {stream:.0} GB/s", gpu.name());

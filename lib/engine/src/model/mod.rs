@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher, Path};
 use crate::rope::Rope;
-use cute_checkpoint::{Checkpoint, Config, Dtype, Format, Tensor, Weight};
+use cute_checkpoint::{Checkpoint, Config, Dtype, Format, Tensor};
 use decoder_layer::{DecoderLayer, Step};
 use std::collections::BTreeMap;
 
@@ -38,7 +38,14 @@ impl<B: Backend> Model<B> {
         if let Some(format) = checkpoint.formats().into_iter().find(|f| !backend.runs_format(*f)) {
             return Err(backend.not_yet(&format!("{} weights", format.name())));
         }
-        Self::build(backend, checkpoint.config.clone(), &Weights::Checkpoint(checkpoint), max_model_len)
+        let weights = Weights::Checkpoint(checkpoint);
+        loop {
+            let model = Self::build(backend, checkpoint.config.clone(), &weights, max_model_len);
+            let whole = backend.end_loading(model.is_ok())?;
+            if whole || model.is_err() {
+                return model;
+            }
+        }
     }
 
     /// A model of a config's shapes with random weights, for measurements: bf16 but for the matrices that published
@@ -174,12 +181,6 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         }
     }
-    fn weight(&self, name: &str) -> Result<Weight, Error> {
-        match self.weights {
-            Weights::Checkpoint(checkpoint) => Ok(checkpoint.weight(&format!("{}{name}", self.prefix))?),
-            Weights::Random(..) => Ok(Weight::Plain(self.tensor(name)?)),
-        }
-    }
     fn vector(&self, name: &str) -> Result<B::Vector, Error> {
         self.backend.vector(&self.tensor(name)?)
     }
@@ -188,21 +189,27 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
     /// Several matrices stacked by rows: one product instead of many, the same sums.
     fn matrix(&self, names: &[&str]) -> Result<B::Matrix, Error> {
-        if let Weights::Random(shapes, format) = self.weights {
-            let mut outputs = Vec::new();
-            let mut inputs = 0;
-            for name in names {
-                let shape = shape(shapes, &format!("{}{name}", self.prefix))?;
-                outputs.push((shape[0], if left_plain(name) { Format::Plain(Dtype::BF16) } else { *format }));
-                inputs = shape[1];
-            }
-            return self.backend.random_matrix(&outputs, inputs, digest_seed(&self.prefix));
+        let checkpoint = match self.weights {
+            Weights::Checkpoint(checkpoint) => checkpoint,
+            Weights::Random(shapes, format) => return self.random(shapes, *format, names),
+        };
+        let lazy = |name: &&str| checkpoint.lazy(&format!("{}{name}", self.prefix));
+        self.backend.load(names.iter().map(lazy).collect::<Result<_, _>>()?)
+    }
+    fn random(
+        &self,
+        shapes: &BTreeMap<String, Vec<usize>>,
+        format: Format,
+        names: &[&str],
+    ) -> Result<B::Matrix, Error> {
+        let mut outputs = Vec::new();
+        let mut inputs = 0;
+        for name in names {
+            let shape = shape(shapes, &format!("{}{name}", self.prefix))?;
+            outputs.push((shape[0], if left_plain(name) { Format::Plain(Dtype::BF16) } else { format }));
+            inputs = shape[1];
         }
-        let weights = names.iter().map(|n| self.weight(n)).collect::<Result<Vec<_>, _>>()?;
-        if weights.iter().any(|w| w.format().is_packed()) {
-            return self.backend.packed_matrix(weights);
-        }
-        self.backend.matrix(&weights.into_iter().map(Weight::into_tensor).collect::<Vec<_>>())
+        self.backend.random_matrix(&outputs, inputs, digest_seed(&self.prefix))
     }
 }
 

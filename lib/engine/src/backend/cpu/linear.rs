@@ -7,13 +7,17 @@
 use super::Buf;
 use super::math::LANES;
 use crate::Error;
-use cute_checkpoint::{Dtype, Tensor};
+use cute_checkpoint::lazy::read_stacked;
+use cute_checkpoint::{Dtype, Format, LazyWeight, Tensor, Weight};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Multiply-adds below which another thread costs more than it brings.
 const PARALLEL: usize = 1 << 19;
+
+/// Bytes of weights that a thread reads at once.
+const READ: usize = 1 << 20;
 
 /// A weight matrix `[outputs, inputs]`.
 #[derive(Clone, Debug)]
@@ -66,34 +70,50 @@ impl Matrix {
     /// # Errors
     /// When shapes or dtypes differ.
     pub fn stack(tensors: &[Tensor]) -> Result<Self, Error> {
-        let first = tensors.first().ok_or_else(|| Error::Shape("a matrix of no tensors".into()))?;
-        let inputs = first.shape.last().copied().unwrap_or(0);
+        let lazy = |t: &Tensor| LazyWeight::from(Weight::Plain(t.clone()));
+        Matrix::load(&tensors.iter().map(lazy).collect::<Vec<_>>())
+    }
+
+    /// Stacks weights `[out_i, in]` by rows, reading a few rows at a time. Where one is packed, all become f32, which
+    /// holds the values of packed weights as they are defined.
+    ///
+    /// # Errors
+    /// When shapes or dtypes differ, or a weight cannot be read.
+    pub fn load(weights: &[LazyWeight]) -> Result<Self, Error> {
+        let first = weights.first().ok_or_else(|| Error::Shape("a matrix of no tensors".into()))?;
+        let inputs = first.shape().last().copied().unwrap_or(0);
+        let packed = weights.iter().any(|w| w.format().is_packed());
+        let dtype = |w: &LazyWeight| match w.format() {
+            Format::Plain(dtype) if !packed => dtype,
+            _ => Dtype::F32,
+        };
         let mut outputs = 0;
-        for t in tensors {
-            let [out, width] = t.shape[..] else {
+        for w in weights {
+            let &[out, width] = w.shape() else {
                 return Err(Error::Shape(format!(
                     "{}: shape {:?}, expected two dimensions",
-                    t.name, t.shape
+                    w.name(),
+                    w.shape()
                 )));
             };
-            if width != inputs || t.dtype != first.dtype {
+            if width != inputs || dtype(w) != dtype(first) {
                 return Err(Error::Shape(format!(
                     "{} is {} [{out}, {width}], {} is {} with {inputs} inputs: fused projections need one of each",
-                    t.name,
-                    t.dtype.name(),
-                    first.name,
-                    first.dtype.name()
+                    w.name(),
+                    dtype(w).name(),
+                    first.name(),
+                    dtype(first).name()
                 )));
             }
             outputs += out;
         }
         let bits = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        let data = match first.dtype {
-            Dtype::BF16 => Data::Bf16(panels(tensors, outputs, inputs, 2, |b| Bf16(bits(b)))),
-            Dtype::F16 => Data::F16(panels(tensors, outputs, inputs, 2, |b| F16(bits(b)))),
-            Dtype::F32 => Data::F32(panels(tensors, outputs, inputs, 4, |b| {
-                f32::from_le_bytes([b[0], b[1], b[2], b[3]])
-            })),
+        let data = match dtype(first) {
+            Dtype::BF16 => Data::Bf16(panels(weights, outputs, inputs, |b| Bf16(bits(b)))?),
+            Dtype::F16 => Data::F16(panels(weights, outputs, inputs, |b| F16(bits(b)))?),
+            Dtype::F32 => {
+                Data::F32(panels(weights, outputs, inputs, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))?)
+            }
         };
         Ok(Matrix { outputs, inputs, data })
     }
@@ -131,22 +151,35 @@ impl Matrix {
     }
 }
 
+/// Reads weights into panels, some at a time on every thread.
 fn panels<E: Element>(
-    tensors: &[Tensor],
+    weights: &[LazyWeight],
     outputs: usize,
     inputs: usize,
-    size: usize,
-    read: impl Fn(&[u8]) -> E,
-) -> Vec<[E; LANES]> {
+    element: impl Fn(&[u8]) -> E + Sync,
+) -> Result<Vec<[E; LANES]>, Error> {
     let mut data = vec![[E::default(); LANES]; outputs.div_ceil(LANES) * inputs];
-    let rows = tensors.iter().flat_map(|t| t.bytes.chunks_exact(inputs.max(1) * size));
-    for (o, row) in rows.enumerate() {
-        let panel = &mut data[o / LANES * inputs..][..inputs];
-        for (w, bytes) in panel.iter_mut().zip(row.chunks_exact(size)) {
-            w[o % LANES] = read(bytes);
+    let (inputs, size) = (inputs.max(1), size_of::<E>());
+    let panels = (READ / (LANES * inputs * size)).max(1);
+    data.par_chunks_mut(panels * inputs).enumerate().try_for_each_init(Vec::new, |spare, (i, part)| {
+        let first = i * panels * LANES;
+        let read = read_stacked(weights, first..(first + panels * LANES).min(outputs), spare)?;
+        let mut o = 0;
+        for w in read {
+            let t = w.into_tensor();
+            let t = if size == 4 { t.into_f32() } else { t };
+            for row in t.bytes.chunks_exact(inputs * size) {
+                let panel = &mut part[o / LANES * inputs..][..inputs];
+                for (w, bytes) in panel.iter_mut().zip(row.chunks_exact(size)) {
+                    w[o % LANES] = element(bytes);
+                }
+                o += 1;
+            }
+            spare.push(t.bytes);
         }
-    }
-    data
+        Ok::<(), Error>(())
+    })?;
+    Ok(data)
 }
 
 /// What one product does, but for the element type.

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::rope::Rope;
 use crate::sampler;
 use attention::KvPages;
-use cute_checkpoint::{Config, Dtype, Format, LayerType, Tensor, Weight};
+use cute_checkpoint::{Config, Dtype, Format, LayerType, LazyWeight, Tensor, Weight};
 use cute_records::digest::Hasher;
 pub use linear::Matrix;
 use multiversion::multiversion;
@@ -112,10 +112,11 @@ impl Backend for Cpu {
     fn runs_experts(&self) -> bool {
         true
     }
-    /// Widens everything to f32, which holds the values of packed weights as they are defined.
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
-        let wide = |w: Weight| Weight::into_tensor(w).into_f32();
-        Matrix::stack(&weights.into_iter().map(wide).collect::<Vec<_>>())
+        self.load(weights.into_iter().map(LazyWeight::from).collect())
+    }
+    fn load(&self, weights: Vec<LazyWeight>) -> Result<Matrix, Error> {
+        Matrix::load(&weights)
     }
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         let outputs: usize = outputs.iter().map(|(n, _)| n).sum();

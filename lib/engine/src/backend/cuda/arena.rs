@@ -21,6 +21,11 @@ impl Arena {
         self.owned.borrow_mut().push(at);
         Ok(at)
     }
+    /// Gives back memory that nothing uses any more.
+    pub(super) fn free(&self, at: Ptr) -> Result<(), Error> {
+        self.owned.borrow_mut().retain(|owned| *owned != at);
+        self.gpu.free(at)
+    }
     /// Zeroed memory.
     pub(super) fn zeroed(&self, bytes: usize) -> Result<Ptr, Error> {
         let at = self.alloc(bytes)?;

@@ -7,9 +7,10 @@
 
 use super::api::{self, Context, Device, cu};
 use super::compiler::Compiler;
-use super::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Unit};
+use super::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Stage, Unit};
 use super::module::{Function, Module};
 use super::nvrtc::describe;
+use super::stage::{Home, Pinned};
 use super::staging::Staging;
 use crate::Error;
 use cudarc::driver::sys::{self, CUresult};
@@ -146,6 +147,15 @@ impl Driver {
     }
 }
 
+impl Home for Driver {
+    fn enter(&self) -> Result<(), Error> {
+        self.enter_unrecorded("a transfer")
+    }
+    fn holds(&self, at: Ptr, bytes: usize) -> Result<(), Error> {
+        self.check_range("an upload", at, bytes)
+    }
+}
+
 impl Gpu for Driver {
     fn name(&self) -> String {
         self.device.name.clone()
@@ -201,6 +211,10 @@ impl Gpu for Driver {
         let mut staging = lock(&self.staging);
         // SAFETY: the range was checked, the stream is ours and not recording.
         unsafe { staging_of(&mut staging)?.upload(to, from, self.stream) }
+    }
+
+    fn stage(&self, bytes: usize) -> Result<Box<dyn Stage + '_>, Error> {
+        Ok(Box::new(Pinned::new(self, bytes)?))
     }
 
     fn download(&self, to: &mut [u8], from: Ptr) -> Result<(), Error> {

@@ -4,6 +4,8 @@
 //! compiles the same kernel files with the host's C++ compiler and runs them thread by thread, so that every
 //! kernel and all of the backend's host code are tested on machines without a GPU.
 
+use super::stage::Plain;
+pub use super::stage::Stage;
 use crate::Error;
 
 /// An address in device memory.
@@ -97,6 +99,11 @@ pub trait Gpu: Send + Sync {
     fn free(&self, at: Ptr) -> Result<(), Error>;
     /// Host to device, in stream order; `from` may be reused on return.
     fn upload(&self, to: Ptr, from: &[u8]) -> Result<(), Error>;
+    /// Buffers of so many bytes that one thread fills and sends beside the stream. What is in the stream before and after
+    /// is not ordered against it: wait for both.
+    fn stage(&self, bytes: usize) -> Result<Box<dyn Stage + '_>, Error> {
+        Ok(Box::new(Plain::new(self, bytes)))
+    }
     /// Device to host; waits for the stream.
     fn download(&self, to: &mut [u8], from: Ptr) -> Result<(), Error>;
     /// Device to device, in stream order.

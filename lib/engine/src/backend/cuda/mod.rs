@@ -14,11 +14,13 @@ pub mod compiler;
 pub mod cubin;
 pub mod driver;
 pub mod emulated;
+mod fill;
 mod fused;
 pub mod gemm;
 pub mod gpu;
 pub mod kernel_cache;
 pub mod layouts;
+mod loading;
 mod module;
 pub mod nvrtc;
 mod ops;
@@ -27,6 +29,7 @@ pub mod profile;
 mod random;
 mod regions;
 pub mod sources;
+pub mod stage;
 mod staging;
 pub mod units;
 mod weights;
@@ -34,6 +37,7 @@ mod weights;
 pub use cache::Cache;
 pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
+pub use loading::LoadOptions;
 pub use weights::{BF16, Layout, Matrix, Part, Vector};
 
 use super::{CacheShape, GdnShape, Watch};
@@ -46,8 +50,9 @@ use arena::Arena;
 use batch::DeviceBatch;
 use cute_checkpoint::Config;
 use gpu::{Arg, Gpu, Graph, Join, Kernel, Launch, Ptr};
+use loading::Loading;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use units::AttentionUnit;
 
@@ -92,16 +97,22 @@ pub struct Options {
     /// prompts go through the gated delta rule in chunks of [`units::GDN_CHUNK`] tokens, which tensor cores multiply,
     /// and are cut at multiples of it only
     pub gdn_chunked: bool,
+    /// how weights are brought to the device
+    pub load: LoadOptions,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false }
+        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false, load: LoadOptions::default() }
     }
 }
 
 /// A GPU serving one model.
 pub struct Cuda {
+    /// the loading under way, if any: it ends before the memory it fills
+    loading: RefCell<Option<Loading>>,
+    /// matrices whose values cannot be kept packed, by the names of their first weights
+    odd: RefCell<BTreeSet<String>>,
     memory: Arena,
     options: Options,
     multiprocessors: u32,
@@ -174,6 +185,8 @@ impl Cuda {
         let slots = memory.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
         let timings = memory.zeroed(layers * PHASES * multiprocessors as usize * 16)?;
         Ok(Cuda {
+            loading: RefCell::default(),
+            odd: RefCell::default(),
             multiprocessors,
             options,
             attention: Cell::new(None),

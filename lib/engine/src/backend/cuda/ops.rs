@@ -12,7 +12,7 @@ use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
 use crate::sampler::Choice;
-use cute_checkpoint::{Config, Format, Tensor, Weight};
+use cute_checkpoint::{Config, Format, LazyWeight, Tensor, Weight};
 use cute_records::digest::Hasher;
 use std::ops::Range;
 
@@ -193,13 +193,19 @@ impl Backend for Cuda {
         Vector::load(&self.memory, &by_tap)
     }
     fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, Error> {
-        Matrix::load(&self.memory, tensors)
+        self.packed_matrix(tensors.iter().cloned().map(Weight::Plain).collect())
     }
     fn runs_format(&self, _: Format) -> bool {
         true
     }
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
-        Matrix::load_packed(&self.memory, &weights).map(|w| self.noted(w))
+        self.load_now(weights.into_iter().map(LazyWeight::from).collect()).map(|w| self.noted(w))
+    }
+    fn load(&self, weights: Vec<LazyWeight>) -> Result<Matrix, Error> {
+        self.queue_loading(weights).map(|w| self.noted(w))
+    }
+    fn end_loading(&self, keep: bool) -> Result<bool, Error> {
+        self.finish_loading(keep)
     }
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         self.random(outputs, inputs, seed).map(|w| self.noted(w))

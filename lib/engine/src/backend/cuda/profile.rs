@@ -1,6 +1,6 @@
 //! A device that times every launch, for steps that run eagerly: which kernel takes which share.
 
-use super::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Unit};
+use super::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Stage, Unit};
 use crate::Error;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,6 +69,9 @@ impl Gpu for Profiled {
     }
     fn upload(&self, to: Ptr, from: &[u8]) -> Result<(), Error> {
         self.inner.upload(to, from)
+    }
+    fn stage(&self, bytes: usize) -> Result<Box<dyn Stage + '_>, Error> {
+        self.inner.stage(bytes)
     }
     fn download(&self, to: &mut [u8], from: Ptr) -> Result<(), Error> {
         self.inner.download(to, from)

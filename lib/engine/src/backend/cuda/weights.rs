@@ -1,20 +1,22 @@
 //! Weights on the device: matrices in tiles of bf16 pieces or packed, vectors as f32, all filled up with zeros.
 
 use super::arena::Arena;
+use super::fill::Fill;
 use super::gpu::Ptr;
 use super::pack;
 use super::units::{CHUNK, Epilogue};
 use crate::Error;
-use cute_checkpoint::{Dtype, Tensor, Weight};
+use cute_checkpoint::{Dtype, Format, LazyWeight};
 use half::bf16;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Outputs of a tile: the n of the tensor cores' m16n8k16.
 pub(super) const TILE: usize = 8;
 /// Inputs of an output that lie together.
-const RUN: usize = 32;
-/// Bytes that are brought into the device's order at once.
-const GROUP: usize = 64 << 20;
+pub(super) const RUN: usize = 32;
+/// Bytes that are looked through at once.
+const SCAN: usize = 1 << 20;
 
 /// How a matrix lies in memory: tiles of 8 outputs, as kernels/weights.cuh says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,66 +143,73 @@ impl Matrix {
         Ok(self)
     }
 
-    /// Loads tensors with equal inputs, stacked by rows.
-    pub(super) fn load(memory: &Arena, tensors: &[Tensor]) -> Result<Self, Error> {
-        let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
-        Self::load_pieces(memory, tensors, pieces, tensors.len() == 2)
-    }
-
-    /// `pair`: two tensors of equal outputs may be gate and up.
-    fn load_pieces(memory: &Arena, tensors: &[Tensor], pieces: usize, pair: bool) -> Result<Self, Error> {
-        let (n, k) = stacked(tensors.iter().map(|t| (&t.name[..], &t.shape[..])))?;
-        let rows: Vec<_> = tensors.iter().flat_map(|t| (0..t.shape[0]).map(move |row| (t, row))).collect();
-        let halves = pair && n == 2 * tensors[0].shape[0];
-        let layout = Layout::Bf16 { pieces };
-        let head = Part { at: 0, first: 0, n, layout };
-        let matrix = Matrix { k, head, tail: None, halves }.placed(memory)?;
-        let tile_bytes = layout.tile_bytes(k);
-        for part in matrix.parts() {
-            let mut to = part.at;
-            for rows in rows[part.first..][..part.n].chunks((GROUP / tile_bytes).max(1) * TILE) {
-                let mut group = vec![0u8; rows.len().div_ceil(TILE) * tile_bytes];
-                let tiles = group.par_chunks_mut(tile_bytes).zip(rows.par_chunks(TILE));
-                tiles.for_each(|(tile, rows)| fill([k, matrix.kp(), pieces], tile, rows));
-                memory.gpu.upload(to, &group)?;
-                to += group.len() as Ptr;
-            }
-        }
-        Ok(matrix)
-    }
-
-    /// Loads weights with equal inputs, stacked by rows, and keeps them packed where the kernels can: all of one packed
-    /// layout, or the first of one and a small rest plain. Else they become bf16 pieces, as many as hold every value.
-    pub(super) fn load_packed(memory: &Arena, weights: &[Weight]) -> Result<Self, Error> {
+    /// Memory for weights with equal inputs, stacked by rows. They stay packed where the kernels can decode them: all of
+    /// one packed layout, or the first of one and a small rest plain. Else, and if `widen`, they become bf16 pieces, as
+    /// many as hold every value.
+    pub(super) fn plan(memory: &Arena, weights: &[LazyWeight], widen: bool) -> Result<Self, Error> {
         let (n, k) = stacked(weights.iter().map(|w| (w.name(), w.shape())))?;
-        let layouts: Vec<Option<Layout>> =
-            weights.iter().map(|w| pack::layout(w, weights.len() > 1)).collect();
         let cut = weights.iter().take_while(|w| w.format().is_packed()).count();
         let (packed, plain) = weights.split_at(cut);
-        let one = layouts[..cut].iter().all(|l| l.is_some() && *l == layouts[0]);
-        let tensors: Option<Vec<Tensor>> =
-            plain.iter().map(|w| if let Weight::Plain(t) = w { Some(t.clone()) } else { None }).collect();
-        let rest: usize = plain.iter().map(|w| w.shape()[0]).sum();
-        let (Some(Some(layout)), true, Some(tensors)) = (layouts.first(), one && 4 * rest < n, tensors)
-        else {
-            return Self::widen(memory, weights);
-        };
-        let mut matrix = Self::alloc(memory, n - rest, k, *layout)?;
-        pack::upload(memory, &matrix.head, k, packed)?;
-        if !tensors.is_empty() {
-            let pieces = tensors.iter().map(|t| pieces(t.dtype)).max().unwrap_or(1);
-            let tail = Self::load_pieces(memory, &tensors, pieces, false)?.head;
-            matrix.tail = Some(Part { first: n - rest, ..tail });
+        if let Some(layout) = one_layout(packed, weights.len() > 1).filter(|_| !widen)
+            && let Some(pieces) = plain.iter().map(stored_pieces).try_fold(1, |a, b| Some(a.max(b?)))
+        {
+            let rest: usize = plain.iter().map(LazyWeight::rows).sum();
+            if 4 * rest < n {
+                let mut matrix = Self::alloc(memory, n - rest, k, layout)?;
+                if rest > 0 {
+                    let tail = Self::alloc(memory, rest, k, Layout::Bf16 { pieces })?.head;
+                    matrix.tail = Some(Part { first: n - rest, ..tail });
+                }
+                return Ok(matrix);
+            }
         }
-        Ok(matrix)
+        let pieces = match weights.iter().all(|w| !w.format().is_packed()) {
+            true => weights.iter().filter_map(stored_pieces).max().unwrap_or(1),
+            false => weights.iter().map(needed_pieces).try_fold(1, |a, b| Ok::<_, Error>(a.max(b?)))?,
+        };
+        // two weights of equal outputs may be gate and up
+        let halves = weights.len() == 2 && n == 2 * weights[0].rows();
+        let head = Part { at: 0, first: 0, n, layout: Layout::Bf16 { pieces } };
+        Matrix { k, head, tail: None, halves }.placed(memory)
     }
 
-    fn widen(memory: &Arena, weights: &[Weight]) -> Result<Self, Error> {
-        let pieces = weights.iter().map(|w| w.to_f32().into_iter().map(pieces_of).max().unwrap_or(1));
-        let pieces = pieces.max().unwrap_or(1);
-        let tensors: Vec<Tensor> = weights.iter().map(|w| w.clone().into_tensor()).collect();
-        Self::load_pieces(memory, &tensors, pieces, weights.len() == 2)
+    /// The memory it lies in.
+    pub(super) fn allocations(&self) -> impl Iterator<Item = Ptr> {
+        [Some(self.head.at), self.tail.map(|tail| tail.at)].into_iter().flatten()
     }
+
+    /// What has to be filled with the weights it was planned for.
+    pub(super) fn fills(&self, weights: Vec<LazyWeight>) -> Vec<Fill> {
+        let weights: Arc<[LazyWeight]> = weights.into();
+        let fill =
+            |part: Part| Fill { weights: weights.clone(), k: self.k, part, tiles: 0..part.n.div_ceil(TILE) };
+        self.parts().into_iter().map(fill).collect()
+    }
+}
+
+/// The packed layout of all these weights, if they have one.
+fn one_layout(packed: &[LazyWeight], of_several: bool) -> Option<Layout> {
+    let mut layouts = packed.iter().map(|w| pack::layout(w, of_several));
+    let first = layouts.next()??;
+    layouts.all(|layout| layout == Some(first)).then_some(first)
+}
+
+/// bf16 pieces that hold a plain weight of this dtype, whatever its values.
+fn stored_pieces(w: &LazyWeight) -> Option<usize> {
+    match w.format() {
+        Format::Plain(dtype) => Some(pieces(dtype)),
+        _ => None,
+    }
+}
+
+/// bf16 pieces that hold every value of a weight, which is read for it.
+fn needed_pieces(w: &LazyWeight) -> Result<usize, Error> {
+    let step = (SCAN / w.row_bytes().max(1)).max(1);
+    let block = |i: usize| {
+        let read = w.read(i * step..((i + 1) * step).min(w.rows()), Vec::new())?;
+        Ok(read.to_f32().into_iter().map(pieces_of).max().unwrap_or(1))
+    };
+    (0..w.rows().div_ceil(step)).into_par_iter().map(block).try_reduce(|| 1, |a, b| Ok(a.max(b)))
 }
 
 /// Outputs and inputs of matrices stacked by rows.
@@ -218,31 +227,6 @@ fn stacked<'a>(shapes: impl Iterator<Item = (&'a str, &'a [usize])>) -> Result<(
     }
     let (_, k) = first.ok_or_else(|| Error::Shape("a matrix of no tensors".into()))?;
     Ok((n, k))
-}
-
-/// Fills a tile of zeros with up to [`TILE`] rows of `k` inputs, as bf16 pieces.
-fn fill([k, kp, pieces]: [usize; 3], tile: &mut [u8], rows: &[(&Tensor, usize)]) {
-    // the place of an output's inputs from a multiple of RUN on
-    let place = |output: usize, run: usize| (run * TILE + output) * RUN * 2;
-    for (output, (t, row)) in rows.iter().enumerate() {
-        let bytes = k * t.dtype.size();
-        let row = &t.bytes[row * bytes..][..bytes];
-        if t.dtype == Dtype::BF16 {
-            for (run, bytes) in row.chunks(RUN * 2).enumerate() {
-                tile[place(output, run)..][..bytes.len()].copy_from_slice(bytes);
-            }
-            continue;
-        }
-        for (i, mut rest) in t.dtype.widen(row).into_iter().enumerate() {
-            for piece in 0..pieces {
-                let value = bf16::from_f32(rest);
-                let at = place(output, (piece * kp + i) / RUN) + i % RUN * 2;
-                tile[at..][..2].copy_from_slice(&value.to_le_bytes());
-                // what is not finite is all in the first piece
-                rest = if value.is_finite() { rest - value.to_f32() } else { 0.0 };
-            }
-        }
-    }
 }
 
 /// bf16 pieces that hold a dtype's mantissa.
