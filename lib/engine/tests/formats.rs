@@ -214,19 +214,40 @@ fn packed_models_answer_on_cuda_as_transformers_does_on_every_path() {
 }
 
 #[test]
-fn experts_on_a_device_that_does_not_run_them_are_refused_when_the_model_is_opened() {
+fn mixtures_of_experts_answer_on_cuda_as_transformers_does() {
     let Some(gpu) = testing::device() else { return };
-    for path in format_models() {
-        let checkpoint = Checkpoint::open(&path).unwrap();
-        if checkpoint.config.moe.is_none() {
+    // plain, FP8 and NVFP4 experts; a dense layer among sparse ones, weights that are not normalised
+    let names = ["moe", "moe-nvfp4", "next", "moe-fp8-fused", "next-fp8"];
+    let cuts = if testing::on_a_device() { &[&[][..], &[70], &[1, 149]][..] } else { &[&[70][..]][..] };
+    let cuda = |c: &Checkpoint, options| Cuda::new(gpu.clone(), &c.config, options).unwrap();
+    for name in names {
+        let (checkpoint, e) = (open(name), expected(&dir(name)));
+        for cuts in cuts {
+            let ours = logits(&cuda(&checkpoint, Options::default()), &checkpoint, &e, cuts);
+            let worst = ours.iter().zip(&e.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{name} cut at {cuts:?}: largest difference {worst:e}");
+            assert!(ours.len() == e.logits.len() && worst < 1e-3, "{name}: {worst:e}");
+        }
+        if !testing::on_a_device() && !["moe", "next"].contains(&name) {
             continue;
         }
-        let refused = match Cuda::new(gpu.clone(), &checkpoint.config, Options::default()) {
-            Err(e) => e.to_string(),
-            Ok(_) => panic!("{} was taken", path.display()),
-        };
-        assert!(refused.starts_with("mixtures of experts on"), "{refused}");
-        assert!(refused.ends_with("are not supported yet: run on the CPU (--device cpu)"), "{refused}");
+        let prompts = [e.input_ids.clone(), e.input_ids[..9].to_vec(), e.input_ids[3..5].to_vec()];
+        let mut answers = Vec::new();
+        for (max_num_seqs, graphs, path) in
+            [(3, true, PathKnob::Auto), (1, true, PathKnob::Lite), (2, false, PathKnob::Coop)]
+        {
+            let knobs = Knobs { path, coop_gdn: true, ..Knobs::default() };
+            let config = EngineConfig { max_model_len: 256, max_num_seqs, knobs, ..EngineConfig::default() };
+            let options = Options { graphs, ..Options::default() };
+            let tokens = greedy(e.greedy_ids.len());
+            let run = run_on(cuda(&checkpoint, options), &checkpoint, config, &prompts, &tokens);
+            assert_eq!(run.outputs[0].token_ids, e.greedy_ids, "{name}: {path:?}");
+            let why = "path=paged outcome=paged reason=mixture_of_experts";
+            assert!(!run.log.is_empty() && run.log.iter().all(|l| l.contains(why)), "{name}: {:?}", run.log);
+            answers.push(run.fingerprints());
+        }
+        // in a batch, alone, and in steps that are not recorded
+        assert!(answers.iter().all(|a| *a == answers[0]), "{name}: {answers:?}");
     }
 }
 

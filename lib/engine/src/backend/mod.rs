@@ -197,9 +197,10 @@ pub trait Backend: Sized {
     fn runs_format(&self, format: Format) -> bool {
         !format.is_packed()
     }
-    /// Whether [`Backend::add_weighted`] is there, without which there are no experts.
-    fn runs_experts(&self) -> bool {
-        false
+    /// Rows of the buffers that [`MoeScratch`] has for one expert, in steps of up to `rows`: none where [`Backend::moe`] has
+    /// buffers of its own.
+    fn expert_rows(&self, rows: usize) -> usize {
+        rows
     }
 
     /// A zeroed buffer.
@@ -216,6 +217,14 @@ pub trait Backend: Sized {
         let packed = weights.iter().find(|w| w.format().is_packed());
         Err(self.not_yet(&format!("{} weights", packed.map_or("packed", |w| w.format().name()))))
     }
+    /// Loads `count` matrices of one shape, of which a row is multiplied with a few: each of them `weights(i)` stacked by rows.
+    fn expert_matrices(
+        &self,
+        count: usize,
+        weights: &mut dyn FnMut(usize) -> Result<Vec<Weight>, Error>,
+    ) -> Result<Vec<Self::Matrix>, Error> {
+        (0..count).map(|i| moe::matrix(self, weights(i)?)).collect()
+    }
     /// A matrix of random weights with variance `1 / inputs`, for measurements: so many outputs of each format, one below the
     /// other. Where weights are not kept packed they are bf16.
     fn random_matrix(
@@ -224,6 +233,17 @@ pub trait Backend: Sized {
         inputs: usize,
         seed: u64,
     ) -> Result<Self::Matrix, Error>;
+    /// `count` of them, all of one shape and format, as [`Backend::expert_matrices`] loads them.
+    fn random_experts(
+        &self,
+        count: usize,
+        (outputs, format): (usize, Format),
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Vec<Self::Matrix>, Error> {
+        let seed = |i: usize| seed.wrapping_add(i as u64);
+        (0..count).map(|i| self.random_matrix(&[(outputs, format)], inputs, seed(i))).collect()
+    }
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
@@ -371,7 +391,7 @@ pub trait Backend: Sized {
         weights: &[f32],
     ) -> Result<(), Error> {
         let _ = (x, y, rows, weights);
-        Err(self.not_yet("mixtures of experts"))
+        Err(Error::Launch("add_weighted: experts are computed together here".into()))
     }
 
     /// Norms and rotates q and k in place, and writes k and v to the pages.

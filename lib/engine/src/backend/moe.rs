@@ -6,7 +6,7 @@
 use super::Backend;
 use super::cpu::math;
 use crate::Error;
-use cute_checkpoint::Moe;
+use cute_checkpoint::{Moe, Weight};
 
 /// Weights of the experts of one layer.
 pub struct MoeWeights<B: Backend> {
@@ -55,12 +55,13 @@ impl<B: Backend> MoeScratch<B> {
     /// When the device has no memory for them.
     pub fn new(backend: &B, m: &Moe, hidden: usize, rows: usize) -> Result<Self, Error> {
         let buf = |width| backend.buf(rows, width);
+        let of_one = |width| backend.buf(backend.expert_rows(rows), width);
         let (i, s) = (m.moe_intermediate_size, m.shared_expert_intermediate_size);
         Ok(MoeScratch {
             logits: buf(m.num_experts)?,
-            taken: buf(hidden)?,
-            gate_up: buf(2 * i)?,
-            act: buf(i)?,
+            taken: of_one(hidden)?,
+            gate_up: of_one(2 * i)?,
+            act: of_one(i)?,
             out: buf(hidden)?,
             shared_gate_up: buf(2 * s)?,
             shared_act: buf(s)?,
@@ -140,6 +141,14 @@ pub fn top_k(logits: &[f32], k: usize, normalise: bool) -> Vec<Taken> {
         order.iter().map(|&expert| Taken { expert, weight: weight(expert) }).collect();
     taken.sort_by_key(|t| t.expert);
     taken
+}
+
+/// A matrix of weights stacked by rows.
+pub(super) fn matrix<B: Backend>(b: &B, weights: Vec<Weight>) -> Result<B::Matrix, Error> {
+    if weights.iter().any(|w| w.format().is_packed()) {
+        return b.packed_matrix(weights);
+    }
+    b.matrix(&weights.into_iter().map(Weight::into_tensor).collect::<Vec<_>>())
 }
 
 pub(super) fn route<B: Backend>(

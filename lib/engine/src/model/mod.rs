@@ -33,7 +33,7 @@ impl<B: Backend> Model<B> {
     /// Loads the weights; positions up to `max_model_len` get their rotary angles.
     ///
     /// # Errors
-    /// When the device does not run weights of this format or experts, or a tensor is unreadable or does not fit on it.
+    /// When the device does not run weights of this format, or a tensor is unreadable or does not fit on it.
     pub fn load(backend: &B, checkpoint: &Checkpoint, max_model_len: usize) -> Result<Self, Error> {
         if let Some(format) = checkpoint.formats().into_iter().find(|f| !backend.runs_format(*f)) {
             return Err(backend.not_yet(&format!("{} weights", format.name())));
@@ -57,9 +57,6 @@ impl<B: Backend> Model<B> {
         weights: &Weights<'_>,
         max_model_len: usize,
     ) -> Result<Self, Error> {
-        if config.moe.is_some() && !backend.runs_experts() {
-            return Err(backend.not_yet("mixtures of experts"));
-        }
         let load = Loader { backend, weights, prefix: String::new() };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let (mut kv_layer, mut state_layer) = (0, 0);
@@ -203,6 +200,19 @@ impl<'a, B: Backend> Loader<'a, B> {
             return self.backend.packed_matrix(weights);
         }
         self.backend.matrix(&weights.into_iter().map(Weight::into_tensor).collect::<Vec<_>>())
+    }
+    /// Such a matrix of each of `count` experts.
+    fn experts(&self, count: usize, names: &[&str]) -> Result<Vec<B::Matrix>, Error> {
+        let each = |e: usize| self.below(&format!("experts.{e}"));
+        if let Weights::Random(shapes, format) = self.weights {
+            let prefix = each(0).prefix;
+            let of = |n: &&str| shape(shapes, &format!("{prefix}{n}")).map(|s| (s[0], s[1]));
+            let shapes = names.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+            let outputs = shapes.iter().map(|(n, _)| n).sum();
+            let inputs = shapes.first().map_or(0, |(_, k)| *k);
+            return self.backend.random_experts(count, (outputs, *format), inputs, digest_seed(&prefix));
+        }
+        self.backend.expert_matrices(count, &mut |e| names.iter().map(|n| each(e).weight(n)).collect())
     }
 }
 

@@ -13,12 +13,14 @@ pub mod compiler;
 pub mod cubin;
 pub mod driver;
 pub mod emulated;
+mod experts;
 mod fused;
 pub mod gemm;
 pub mod gpu;
 pub mod kernel_cache;
 pub mod layouts;
 mod module;
+mod moe;
 pub mod nvrtc;
 mod ops;
 mod pack;
@@ -143,6 +145,8 @@ pub struct Cuda {
     workspaces: RefCell<Vec<(Ptr, usize)>>,
     /// what recordings are held to
     captures: capture::Captures,
+    /// who takes which expert, and what they give, where a model has experts and the cache is there
+    mixture: RefCell<Option<moe::Mixture>>,
 }
 
 /// Most rows of a cooperative launch.
@@ -194,6 +198,7 @@ impl Cuda {
             watch: None,
             workspaces: RefCell::default(),
             captures: capture::Captures::default(),
+            mixture: RefCell::default(),
             memory,
         })
     }
@@ -224,7 +229,17 @@ impl Cuda {
         ] {
             self.gpu().fill(at, byte, bytes)?;
         }
-        self.workspaces.borrow().iter().try_for_each(|(at, bytes)| self.gpu().fill(*at, byte, *bytes))
+        self.workspaces.borrow().iter().try_for_each(|(at, bytes)| self.gpu().fill(*at, byte, *bytes))?;
+        self.mixture.borrow().iter().flat_map(moe::Mixture::bufs).try_for_each(|buf| self.fill_buf(buf, byte))
+    }
+
+    /// Fills a buffer but for what is zero behind its rows: kernels read a row to its padded end.
+    fn fill_buf(&self, buf: &Buf, byte: u8) -> Result<(), Error> {
+        if buf.width == buf.ld {
+            return self.gpu().fill(buf.at, byte, buf.rows * buf.ld * 4);
+        }
+        let row = |i: usize| buf.at + (i * buf.ld * 4) as u64;
+        (0..buf.rows).try_for_each(|i| self.gpu().fill(row(i), byte, buf.width * 4))
     }
 
     /// Steps recorded so far.
@@ -332,10 +347,17 @@ impl Cuda {
         }
         if self.tensor_cores {
             let heads = config.num_attention_heads * config.head_dim;
-            let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
+            let shared = config.moe.as_ref().map_or(0, |m| m.shared_expert_intermediate_size);
+            let (h, i) = (config.hidden_size, config.intermediate_size);
+            let inputs = [h, i, shared, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
             self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
             self.room_to_unpack(self.most_unpacked.get())?;
+        }
+        if let Some(m) = &config.moe {
+            let (mixture, plan) = self.make_mixture(m, config.hidden_size, shape.max_rows)?;
+            self.workspaces.borrow_mut().push(plan);
+            *self.mixture.borrow_mut() = Some(mixture);
         }
         *self.captures.cache.borrow_mut() = Some(cache.clone());
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));

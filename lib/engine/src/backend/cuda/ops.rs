@@ -5,8 +5,8 @@ use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
-    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    Regions, StepOps, Watch, Workspace,
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, MoeLayer,
+    QkNorm, Regions, Routing, StepOps, Watch, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
@@ -200,6 +200,26 @@ impl Backend for Cuda {
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         self.random(outputs, inputs, seed).map(|w| self.noted(w))
     }
+    fn expert_rows(&self, _: usize) -> usize {
+        0
+    }
+    fn expert_matrices(
+        &self,
+        count: usize,
+        weights: &mut dyn FnMut(usize) -> Result<Vec<Weight>, Error>,
+    ) -> Result<Vec<Matrix>, Error> {
+        let weights = (0..count).map(weights).collect::<Result<Vec<_>, _>>()?;
+        super::experts::load(&self.memory, weights)
+    }
+    fn random_experts(
+        &self,
+        count: usize,
+        (outputs, format): (usize, Format),
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Vec<Matrix>, Error> {
+        self.random_alike(count, (outputs, format), inputs, seed)
+    }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
     }
@@ -252,12 +272,7 @@ impl Backend for Cuda {
     }
 
     fn poison_buf(&self, buf: &mut Buf) -> Result<(), Error> {
-        if buf.width == buf.ld {
-            return self.gpu().fill(buf.at, 0xff, buf.rows * buf.ld * 4);
-        }
-        // kernels read a row to its padded end, which is zero
-        let row = |i: usize| buf.at + (i * buf.ld * 4) as u64;
-        (0..buf.rows).try_for_each(|i| self.gpu().fill(row(i), 0xff, buf.width * 4))
+        self.fill_buf(buf, 0xff)
     }
     fn poison_own(&self) -> Result<(), Error> {
         self.poison(0xff)
@@ -556,6 +571,12 @@ impl Backend for Cuda {
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
         self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
+    }
+    fn route(&self, logits: &Buf, k: usize, normalise: bool, rows: usize) -> Result<Routing, Error> {
+        self.routing(logits, k, normalise, rows)
+    }
+    fn moe(&self, layer: MoeLayer<'_, Self>, rows: usize) -> Result<(), Error> {
+        self.moe_launch(layer, rows)
     }
     fn fused_mlp(
         &self,

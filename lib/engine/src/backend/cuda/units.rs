@@ -86,6 +86,10 @@ impl Linear {
             ],
         }
     }
+    /// The unit of the same product with chosen experts.
+    pub fn experts(&self) -> Unit {
+        Unit { file: "experts.cu", ..self.unit() }
+    }
     /// Shared memory of a block.
     pub fn smem(&self) -> u32 {
         self.ring().1
@@ -354,11 +358,6 @@ impl Coop {
 
 /// What a kernel cannot do, if anything, in a sentence.
 pub fn unsupported(c: &Config) -> Option<String> {
-    if c.moe.is_some() {
-        return Some(
-            "mixtures of experts on cuda are not supported yet: run on the CPU (--device cpu)".into(),
-        );
-    }
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     if !a.head_dim.is_multiple_of(8) || a.head_dim > 256 {
         return Some(format!("head_dim is {}: the CUDA kernels take multiples of 8 up to 256", a.head_dim));
@@ -381,8 +380,13 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
     let has = |t: LayerType| c.layer_types.contains(&t);
     let (linear_attention, full_attention) = (has(LayerType::LinearAttention), has(LayerType::FullAttention));
+    let sparse = |layer: &usize| c.is_sparse(*layer);
+    let dense = |t: LayerType| (0..c.num_hidden_layers).any(|l| !sparse(&l) && c.layer_types[l] == t);
+    let any_dense = dense(LayerType::LinearAttention) || dense(LayerType::FullAttention);
+    let moe = c.moe.as_ref().filter(|_| (0..c.num_hidden_layers).any(|l| sparse(&l)));
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
     all.push(norm(h));
+    all.extend(moe.map(|_| plain("moe.cu")));
     for rows in [1, 8, 16] {
         let linear = |layout, k, n, epilogue, norm| {
             let (norm, alone) = (norm && rows == 1, Linear::is_alone(epilogue, n));
@@ -393,17 +397,33 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             all.push(linear(mixer.proj, h, n, Epilogue::Store, true));
             all.extend(mixer.tail.map(|tail| linear(tail, h, n, Epilogue::Store, true)));
         }
-        all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
-        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values), (l.down, i)] {
+        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values)] {
             all.push(linear(layout, k, h, Epilogue::Add, false));
         }
+        if let Some(m) = moe {
+            let (i, s) = (m.moe_intermediate_size, m.shared_expert_intermediate_size);
+            all.push(linear(l.router, h, m.num_experts, Epilogue::Store, false));
+            all.push(linear(l.router, h, 1, Epilogue::Store, false));
+            all.push(linear(l.shared_gate_up, h, 2 * s, Epilogue::Swiglu, false));
+            all.push(linear(l.shared_down, s, h, Epilogue::Store, false));
+            for (layout, k, epilogue) in
+                [(l.expert_gate_up, h, Epilogue::Swiglu), (l.expert_down, i, Epilogue::Store)]
+            {
+                all.push(Linear { k, layout, rows, epilogue, norm: false, alone: true, shared }.experts());
+            }
+        }
+        if !any_dense {
+            continue;
+        }
+        all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
+        all.push(linear(l.down, i, h, Epilogue::Add, false));
         let Layouts { gate_up, down, .. } = *l;
         let coop = Coop { hidden: h, intermediate: i, gate_up, down, rows, timing: false, shared };
         all.push(coop.mlp().0);
-        if linear_attention {
+        if dense(LayerType::LinearAttention) {
             all.push(coop.gdn(&g, l.gdn).0);
         }
-        if full_attention {
+        if dense(LayerType::FullAttention) {
             for kv_dtype in KvDtype::ALL {
                 all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), l.attention, 1).0);
             }
@@ -422,15 +442,25 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
         }
     }
     if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
-        for (layout, n, k, epilogue) in [
+        let mlp = [(l.gate_up, 2 * i, h, Epilogue::Swiglu), (l.down, h, i, Epilogue::Add)];
+        let beside_experts = moe.map(|m| {
+            let s = m.shared_expert_intermediate_size;
+            [
+                (l.router, m.num_experts, h, Epilogue::Store),
+                (l.router, 1, h, Epilogue::Store),
+                (l.shared_gate_up, 2 * s, h, Epilogue::Swiglu),
+                (l.shared_down, h, s, Epilogue::Store),
+            ]
+        });
+        let mixers = [
             (l.gdn.proj, g.width(), h, Epilogue::Store),
             (l.gdn.tail.unwrap_or(BF16), 2 * g.num_v_heads, h, Epilogue::Store),
             (l.attention.proj, a.width(), h, Epilogue::Store),
-            (l.gate_up, 2 * i, h, Epilogue::Swiglu),
             (l.attention.out, h, heads, Epilogue::Add),
             (l.gdn.out, h, values, Epilogue::Add),
-            (l.down, h, i, Epilogue::Add),
-        ] {
+        ];
+        let mlp = mlp.into_iter().filter(|_| any_dense).chain(beside_experts.into_iter().flatten());
+        for (layout, n, k, epilogue) in mixers.into_iter().chain(mlp) {
             let k = layout.kp(k);
             all.push(super::gemm::to_bf16(k));
             if layout.is_packed() {

@@ -130,9 +130,18 @@ impl Matrix {
         Matrix { k, head, tail: None, halves: false }.placed(memory)
     }
     fn placed(mut self, memory: &Arena) -> Result<Self, Error> {
-        let bytes = self.parts().iter().map(|part| part.layout.bytes(part.n, self.k)).sum();
-        self.head.at = memory.alloc(bytes)?;
+        self.head.at = memory.alloc(self.bytes())?;
         Ok(self)
+    }
+    /// Bytes of its head, or of both its halves.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.layout.bytes(part.n, self.k)).sum()
+    }
+    /// A matrix of one layout that has no memory yet; a `pair` of equal weights may be gate and up.
+    pub(super) fn unplaced(shapes: &[(&str, &[usize])], layout: Layout, pair: bool) -> Result<Self, Error> {
+        let (n, k) = stacked(shapes.iter().copied())?;
+        let halves = pair && !layout.is_packed() && n == 2 * shapes[0].1[0];
+        Ok(Matrix { k, head: Part { at: 0, first: 0, n, layout }, tail: None, halves })
     }
 
     /// Loads tensors with equal inputs, stacked by rows.
@@ -143,24 +152,28 @@ impl Matrix {
 
     /// `pair`: two tensors of equal outputs may be gate and up.
     fn load_pieces(memory: &Arena, tensors: &[Tensor], pieces: usize, pair: bool) -> Result<Self, Error> {
-        let (n, k) = stacked(tensors.iter().map(|t| (&t.name[..], &t.shape[..])))?;
+        let shapes: Vec<_> = tensors.iter().map(|t| (&t.name[..], &t.shape[..])).collect();
+        let matrix = Matrix::unplaced(&shapes, Layout::Bf16 { pieces }, pair)?.placed(memory)?;
+        matrix.fill(memory, tensors, pieces)?;
+        Ok(matrix)
+    }
+
+    /// Writes the bf16 pieces of tensors, one below the other.
+    pub(super) fn fill(&self, memory: &Arena, tensors: &[Tensor], pieces: usize) -> Result<(), Error> {
         let rows: Vec<_> = tensors.iter().flat_map(|t| (0..t.shape[0]).map(move |row| (t, row))).collect();
-        let halves = pair && n == 2 * tensors[0].shape[0];
-        let layout = Layout::Bf16 { pieces };
-        let head = Part { at: 0, first: 0, n, layout };
-        let matrix = Matrix { k, head, tail: None, halves }.placed(memory)?;
-        let tile_bytes = layout.tile_bytes(k);
-        for part in matrix.parts() {
+        let (k, kp) = (self.k, self.kp());
+        let tile_bytes = self.head.layout.tile_bytes(k);
+        for part in self.parts() {
             let mut to = part.at;
             for rows in rows[part.first..][..part.n].chunks((GROUP / tile_bytes).max(1) * TILE) {
                 let mut group = vec![0u8; rows.len().div_ceil(TILE) * tile_bytes];
                 let tiles = group.par_chunks_mut(tile_bytes).zip(rows.par_chunks(TILE));
-                tiles.for_each(|(tile, rows)| fill([k, matrix.kp(), pieces], tile, rows));
+                tiles.for_each(|(tile, rows)| fill([k, kp, pieces], tile, rows));
                 memory.gpu.upload(to, &group)?;
                 to += group.len() as Ptr;
             }
         }
-        Ok(matrix)
+        Ok(())
     }
 
     /// Loads weights with equal inputs, stacked by rows, and keeps them packed where the kernels can: all of one packed
@@ -190,8 +203,7 @@ impl Matrix {
     }
 
     fn widen(memory: &Arena, weights: &[Weight]) -> Result<Self, Error> {
-        let pieces = weights.iter().map(|w| w.to_f32().into_iter().map(pieces_of).max().unwrap_or(1));
-        let pieces = pieces.max().unwrap_or(1);
+        let pieces = weights.iter().map(pieces_in).max().unwrap_or(1);
         let tensors: Vec<Tensor> = weights.iter().map(|w| w.clone().into_tensor()).collect();
         Self::load_pieces(memory, &tensors, pieces, weights.len() == 2)
     }
@@ -246,6 +258,11 @@ pub(super) fn pieces(dtype: Dtype) -> usize {
         Dtype::F16 => 2,
         Dtype::F32 => 3,
     }
+}
+
+/// bf16 pieces that hold every value of a weight.
+pub(super) fn pieces_in(w: &Weight) -> usize {
+    w.to_f32().into_iter().map(pieces_of).max().unwrap_or(1)
 }
 
 /// bf16 pieces that hold a value.

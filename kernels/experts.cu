@@ -1,0 +1,67 @@
+// experts: the products of routed experts, each expert's weights streamed once for up to ROWS rows that take it.
+//
+//   EPILOGUE 2   out[line] = silu(x Gᵀ) · (x Uᵀ), x = x[row_of[line]], [G; U] = W of the line's expert
+//   EPILOGUE 0   out[line] = x[line] Wᵀ
+//
+//   shapes   see linear.cuh; expert e's W begins e · stride bytes behind w; items, row_of and count as in moe.cu: an item has
+//            up to ROWS (1, 8 or 16) lines of one expert
+//   launch   grid blocks at will, items / 8 or more: a block has an equal part of all tiles of all items, whatever their
+//            number, which only the device knows; block 512, overlapped
+//   traffic  W of the experts in the list once for each item, and no other's; x from L2
+//   numbers  as linear.cuh: a line's bits depend neither on its item nor on the grid
+//
+// The list is there before the second product waits: the first lets it start only after its own wait for the list's kernel.
+// So the second product's weights are asked for while the first one ends.
+#include "linear.cuh"
+
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1)
+experts(const char* w, u64 stride, const float* x, float* out, const uint4* items, const u32* row_of, const u32* count, u32 n,
+        u32 ldx, u32 ldo) {
+    constexpr bool FIRST = EPILOGUE == SWIGLU;
+    using Op = Linear<WEIGHTS, INPUTS, ROWS, EPILOGUE, false, FIRST>;
+    if (FIRST) wait_for_previous();
+    launch_dependents();
+    u32 tiles = (n + 7) / 8, lane = threadIdx.x & 31;
+    u64 all = (u64)__ldcg(count) * tiles;
+    u32 from = (u32)(all * blockIdx.x / gridDim.x), to = (u32)(all * (blockIdx.x + 1) / gridDim.x);
+    auto item_of = [&](u32 at, u32& here) { // the item of a tile, and how many of its tiles are this block's
+        u32 item = at / tiles;
+        here = min(tiles - at % tiles, to - at);
+        return __ldcg(items + item);
+    };
+    typename Op::Stages ring;
+    ring.init();
+    for (u32 at = from, here; at < to; at += here) {
+        uint4 item = item_of(at, here);
+        LinearArgs a = {w + item.x * stride, x, out, nullptr, 0, 0, n, ldx, ldo};
+        Share s = Op::share(a, 0, 1);
+        s.tile0 = at % tiles;
+        s.tiles = here * Op::V;
+        s.at += (u64)s.tile0 * s.pitch;
+        ring.add(s);
+    }
+    ring.start();
+    if (!FIRST) wait_for_previous();
+    Op op;
+    u32 staged = 0xffffffffu; // the row of x in shared memory
+#pragma unroll 1
+    for (u32 at = from, here; at < to; at += here) {
+        uint4 item = item_of(at, here);
+        LinearArgs a = {w + item.x * stride, x, out + (u64)item.y * ldo, nullptr, 0, item.z, n, ldx, ldo};
+        if (!FIRST) {
+            a.x += (u64)item.y * ldx;
+        } else if (ROWS == 1) {
+            u32 row = __ldcg(row_of + item.y);
+            a.x += (u64)row * ldx;
+            op.run(a, ring, SMEM + Op::Stages::BYTES, staged == row);
+            staged = row;
+            continue;
+        } else {
+            u32 last = item.z - 1, g = lane >> 2;
+            a.at[0] = __ldcg(row_of + item.y + min(g, last));
+            a.at[1] = __ldcg(row_of + item.y + min(g + 8, last));
+        }
+        op.run(a, ring, SMEM + Op::Stages::BYTES);
+    }
+}
+EXPORT(experts)
