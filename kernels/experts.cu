@@ -15,7 +15,7 @@
 #include "linear.cuh"
 
 extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, 1)
-experts(const char* w, u64 stride, const float* x, float* out, const uint4* items, const u32* row_of, const u32* count, u32 n,
+experts(const char* w, const float* x, float* out, u64 stride, const uint4* items, const u32* row_of, const u32* count, u32 n,
         u32 ldx, u32 ldo) {
     constexpr bool FIRST = EPILOGUE == SWIGLU;
     using Op = Linear<WEIGHTS, INPUTS, ROWS, EPILOGUE, false, FIRST>;

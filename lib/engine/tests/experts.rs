@@ -243,6 +243,36 @@ fn a_row_has_the_same_bits_alone_and_among_rows_that_share_its_experts() {
     }
 }
 
+/// Activations and weights have 8 bits of mantissa in a prompt's products.
+const PROMPT_TOLERANCE: f32 = 1e-2;
+
+#[test]
+fn a_prompts_experts_are_multiplied_on_the_tensor_cores_with_bits_that_do_not_depend_on_cuts() {
+    let bf16 = Kind::Plain(Dtype::BF16);
+    let case =
+        Case { kind: bf16, hidden: 512, intermediate: 20, experts: 4, k: 2, normalise: true, rows: &[] };
+    let more = if on_a_device() { &[[512, 64, 16, 3], [2048, 512, 256, 8]][..] } else { &[] };
+    let more = more.iter().map(|&[hidden, intermediate, experts, k]| {
+        let rows = case.rows;
+        Case { kind: bf16, hidden, intermediate, experts, k, normalise: true, rows }
+    });
+    for case in std::iter::once(case).chain(more) {
+        let Some(cuda) = case.cuda() else { return };
+        let (w, on_cpu) = (case.weights(&cuda, &[]), case.weights(&Cpu::default(), &[]));
+        let all = case.run(&cuda, BatchKind::Prefill, &w, 0, ROWS);
+        let reference = case.run(&Cpu::default(), BatchKind::Prefill, &on_cpu, 0, ROWS);
+        let scale = reference.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+        let worst = all.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= PROMPT_TOLERANCE * scale, "{case:?}: {worst:e} of {scale:e}");
+        // x has fewer bits there: else these were the kernels of decoding
+        assert_ne!(all, case.run(&cuda, BatchKind::Decode, &w, 0, ROWS), "{case:?}");
+        for (first, m) in [(5, 2), (16, 1)] {
+            let part = case.run(&cuda, BatchKind::Prefill, &w, first, m);
+            assert_eq!(part[..], all[first * case.hidden..][..part.len()], "{case:?}: {m} rows from {first}");
+        }
+    }
+}
+
 #[test]
 fn the_device_finds_the_experts_and_weights_of_the_host_to_the_bit() {
     for (experts, k) in [(4, 1), (4, 4), (7, 2), (16, 3), (300, 10)] {

@@ -4,12 +4,14 @@
 //! operation is a method whose default body is its unfused definition, so that the reference inherits the
 //! definition and a faster backend proves itself against it.
 
+mod arguments;
 pub mod cpu;
 pub mod cuda;
 mod fused;
 mod moe;
 mod watch;
 
+pub use arguments::{DeltaGate, DeltaNet, QkNorm};
 pub use cpu::Cpu;
 pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
@@ -558,37 +560,5 @@ pub trait Backend: Sized {
     }
 }
 
-/// Arguments of [`Backend::qk_norm_rope_kv`].
-pub struct QkNorm<'a, B: Backend> {
-    /// columns of the projection
-    pub shape: AttentionShape,
-    /// weights of the query norm, `[head_dim]`
-    pub q_norm: &'a B::Vector,
-    /// weights of the key norm, `[head_dim]`
-    pub k_norm: &'a B::Vector,
-    /// angles of all positions
-    pub rope: &'a B::Rope,
-}
-
-/// Arguments of [`Backend::gated_delta_net`].
-pub struct DeltaNet<'a, B: Backend> {
-    /// of the convolution, `[C, K]`
-    pub taps: &'a B::Vector,
-    /// of the recurrence
-    pub gate: DeltaGate<'a, B>,
-    /// of the gated norm, `[Dv]`, and its eps
-    pub norm: (&'a B::Vector, f32),
-}
-
 /// The operations of a step; see [`Backend::step`].
 pub type StepOps<'a> = dyn FnMut() -> Result<Vec<Path>, Error> + 'a;
-
-/// Arguments of [`Backend::gated_delta_rule`].
-pub struct DeltaGate<'a, B: Backend> {
-    /// columns of the projection
-    pub shape: GdnShape,
-    /// `[Hv]`
-    pub a_log: &'a B::Vector,
-    /// `[Hv]`
-    pub dt_bias: &'a B::Vector,
-}

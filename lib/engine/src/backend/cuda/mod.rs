@@ -7,6 +7,7 @@
 mod api;
 mod arena;
 mod batch;
+mod bytes;
 mod cache;
 mod capture;
 pub mod compiler;
@@ -233,15 +234,6 @@ impl Cuda {
         self.mixture.borrow().iter().flat_map(moe::Mixture::bufs).try_for_each(|buf| self.fill_buf(buf, byte))
     }
 
-    /// Fills a buffer but for what is zero behind its rows: kernels read a row to its padded end.
-    fn fill_buf(&self, buf: &Buf, byte: u8) -> Result<(), Error> {
-        if buf.width == buf.ld {
-            return self.gpu().fill(buf.at, byte, buf.rows * buf.ld * 4);
-        }
-        let row = |i: usize| buf.at + (i * buf.ld * 4) as u64;
-        (0..buf.rows).try_for_each(|i| self.gpu().fill(row(i), byte, buf.width * 4))
-    }
-
     /// Steps recorded so far.
     pub fn recordings(&self) -> usize {
         self.graphs.borrow().values().flatten().count()
@@ -351,7 +343,8 @@ impl Cuda {
             let (h, i) = (config.hidden_size, config.intermediate_size);
             let inputs = [h, i, shared, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
-            self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
+            let lines = config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, shape.max_rows));
+            self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);
             self.room_to_unpack(self.most_unpacked.get())?;
         }
         if let Some(m) = &config.moe {

@@ -3,11 +3,13 @@
 //! `route` finds each row's experts, `plan` the list of experts that any row takes, with their rows. The two products of
 //! experts.cu go through that list, whatever its length, and read no other expert. `combine` adds up.
 
-use super::gpu::Ptr;
+use super::gemm::Tile;
+use super::gpu::{Arg, Ptr};
 use super::units::{self, Epilogue, Linear, THREADS};
-use super::{Buf, Cuda, Matrix, columns, int, ptr};
+use super::{BF16, Buf, Cuda, Matrix, Part, columns, int, ptr};
 use crate::Error;
-use crate::backend::{Backend, MoeLayer, Routing, Taken};
+use crate::backend::{Backend, MoeLayer, MoeWeights, Routing, Taken};
+use crate::batch::BatchKind;
 use cute_checkpoint::Moe;
 
 /// Most rows whose experts are computed at once; longer prompts are cut. It bounds memory and changes no bit.
@@ -40,6 +42,19 @@ pub(super) struct Mixture {
     act: Buf,
     /// what experts give `[lines, H]`
     out: Buf,
+}
+
+/// Elements that the lines of a prompt have, as the operand of the experts' second product.
+pub(super) fn narrow_elements(m: &Moe, rows: usize) -> usize {
+    rows.min(MOST_ROWS) * m.num_experts_per_tok * BF16.kp(m.moe_intermediate_size)
+}
+
+/// How the products of a step are made: the most lines of an item, and the tiles if it is the tensor cores' prompt.
+#[derive(Clone, Copy)]
+struct Way {
+    rows: usize,
+    most: usize,
+    tile: Option<Tile>,
 }
 
 impl Mixture {
@@ -114,7 +129,8 @@ impl Cuda {
                 logits.width, m.rows, m.k, m.experts
             )));
         }
-        self.plan(&m, logits, 0, normalise, rows)?;
+        let way = Way { rows, most: Linear::rows_for(rows), tile: None };
+        self.plan(&m, logits, 0, normalise, way)?;
         self.planned(&m, rows)
     }
 
@@ -138,7 +154,7 @@ impl Cuda {
         logits: &Buf,
         first: usize,
         normalise: bool,
-        rows: usize,
+        Way { rows, most, .. }: Way,
     ) -> Result<(), Error> {
         let lists = [m.place, m.items, m.row_of, m.count].map(ptr);
         let args = [
@@ -152,46 +168,68 @@ impl Cuda {
         if rows == 1 {
             return Ok(());
         }
-        let most = Linear::rows_for(rows);
         let args = [&lists[..], &[ptr(m.taken), int(rows), int(m.experts), int(m.k), int(most)]];
         let smem = words(m.experts + 10);
         self.launch((units::plain("moe.cu"), "plan"), [m.experts, 1, 1], 256, smem, &args.concat())
     }
 
-    /// One of the two products of the experts that so many rows take.
+    /// How so many rows go through a layer's experts: those of a prompt through the tensor cores if all of them can.
+    fn way(&self, m: &Mixture, w: &MoeWeights<Self>, rows: usize) -> Way {
+        let plain = [&w.gate_up, &w.down].iter().all(|e| e.iter().all(|m| m.head.layout == BF16));
+        if self.kind.get() != BatchKind::Prefill || !self.tensor_cores || !plain {
+            return Way { rows, most: Linear::rows_for(rows), tile: None };
+        }
+        let tile = Tile::of_experts((rows * m.k).div_ceil(m.experts), self.gpu().shared_memory());
+        Way { rows, most: tile.block[0], tile: Some(tile) }
+    }
+
+    /// One of the two products of the experts that rows take.
     fn expert_product(
         &self,
         m: &Mixture,
-        (out, x): (&Buf, Ptr),
-        ldx: usize,
+        (out, x): (&Buf, &Buf),
         experts: &[Matrix],
         epilogue: Epilogue,
-        rows: usize,
+        way: Way,
     ) -> Result<(), Error> {
         let (w, stride) = stack(experts)?;
         let part = match &w.products(epilogue)?[..] {
             [part] => *part,
             _ => return Err(Error::Launch("an expert in two parts".into())),
         };
-        let shared = self.gpu().shared_memory();
-        let most = Linear::rows_for(rows);
-        let op = Linear { k: w.k, layout: part.layout, rows: most, epilogue, norm: false, alone: true, shared };
-        let args = [
-            ptr(part.at),
-            super::Arg::U64(stride),
-            ptr(x),
-            ptr(out.at),
-            ptr(m.items),
-            ptr(m.row_of),
-            ptr(m.count),
-            int(part.n),
-            int(ldx),
-            int(out.ld),
-        ];
-        let items = m.most_items(rows, most);
-        let tiles = items * part.n.div_ceil(8);
-        let blocks = (self.multiprocessors as usize).max(items.div_ceil(OF_A_BLOCK)).min(tiles);
-        self.launch((op.experts(), "experts"), [blocks, 1, 1], THREADS, op.smem(), &args)
+        let lists = [Arg::U64(stride), ptr(m.items), ptr(m.row_of), ptr(m.count), int(part.n)];
+        let items = m.most_items(way.rows, way.most);
+        match way.tile {
+            Some(tile) => self.expert_gemm((out, x), (part, w.k), &lists, (epilogue, tile), items),
+            None => {
+                let shared = self.gpu().shared_memory();
+                let (k, layout, rows) = (w.k, part.layout, way.most);
+                let op = Linear { k, layout, rows, epilogue, norm: false, alone: true, shared };
+                let args = [&[ptr(part.at), ptr(x.at), ptr(out.at)][..], &lists, &[int(x.ld), int(out.ld)]];
+                let tiles = items * part.n.div_ceil(8);
+                let blocks = (self.multiprocessors as usize).max(items.div_ceil(OF_A_BLOCK)).min(tiles);
+                let unit = (op.experts(), "experts");
+                self.launch(unit, [blocks, 1, 1], THREADS, op.smem(), &args.concat())
+            }
+        }
+    }
+
+    /// The same on the tensor cores.
+    fn expert_gemm(
+        &self,
+        (out, x): (&Buf, &Buf),
+        (part, k): (Part, usize),
+        lists: &[Arg],
+        (epilogue, tile): (Epilogue, Tile),
+        items: usize,
+    ) -> Result<(), Error> {
+        let kp = part.layout.kp(k);
+        let narrow = self.narrow(x, kp, x.rows)?;
+        let lds = [Arg::U64(kp as u64), Arg::U64(out.ld as u64)];
+        let args = [&[ptr(out.at), ptr(narrow), ptr(part.at)][..], lists, &lds].concat();
+        let columns = tile.block[1] / if epilogue == Epilogue::Swiglu { 2 } else { 1 };
+        let grid = [items * part.n.div_ceil(columns), 1, 1];
+        self.launch((tile.experts(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
     }
 
     /// `x += moe(rms_norm(x))`.
@@ -216,15 +254,17 @@ impl Cuda {
         self.product(&s.out, &s.shared_act, &w.shared_down, Epilogue::Store, rows)?;
         for first in (0..rows).step_by(m.rows) {
             let rows = (rows - first).min(m.rows);
-            self.plan(&m, &s.logits, first, w.normalise, rows)?;
-            let n = (&m.act, row(l.n, first));
-            self.expert_product(&m, n, l.n.ld, &w.gate_up, Epilogue::Swiglu, rows)?;
-            self.expert_product(&m, (&m.out, m.act.at), m.act.ld, &w.down, Epilogue::Store, rows)?;
+            let way = self.way(&m, w, rows);
+            self.plan(&m, &s.logits, first, w.normalise, way)?;
+            let act = Buf { rows: rows * m.k, ..m.act };
+            self.expert_product(&m, (&act, &part(l.n, first, rows)), &w.gate_up, Epilogue::Swiglu, way)?;
+            self.expert_product(&m, (&m.out, &act), &w.down, Epilogue::Store, way)?;
             let combine = |x: Ptr, shared: Ptr| {
                 let [mixed, gate] = [&*l.mixed, &s.shared_gate].map(|buf| ptr(row(buf, first)));
                 let lists = [ptr(m.out.at), ptr(m.place), ptr(m.weights)];
                 let lds = [l.x, l.mixed, &m.out, &s.out, &s.shared_gate].map(|buf| int(buf.ld));
-                let args = [&[ptr(x), mixed][..], &lists, &[ptr(shared), gate, int(l.x.width), int(m.k)], &lds];
+                let args =
+                    [&[ptr(x), mixed][..], &lists, &[ptr(shared), gate, int(l.x.width), int(m.k)], &lds];
                 let grid = [columns(l.x.width), rows, 1];
                 self.launch((units::plain("moe.cu"), "combine"), grid, 256, 0, &args.concat())
             };
@@ -252,14 +292,18 @@ impl Cuda {
 
     /// Reports so many rows of a buffer from `first` on.
     fn wrote_part(&self, phase: &'static str, buf: &Buf, first: usize, rows: usize) -> Result<(), Error> {
-        let part = Buf { at: row(buf, first), rows, ..*buf };
-        self.wrote_rows(phase, &part, &(first..first + rows).collect::<Vec<_>>())
+        self.wrote_rows(phase, &part(buf, first, rows), &(first..first + rows).collect::<Vec<_>>())
     }
 }
 
 /// Where a row begins.
 fn row(buf: &Buf, i: usize) -> Ptr {
     buf.at + (i * buf.ld * 4) as Ptr
+}
+
+/// So many rows from one on.
+fn part(buf: &Buf, first: usize, rows: usize) -> Buf {
+    Buf { at: row(buf, first), rows, ..*buf }
 }
 
 /// The first of a layer's experts, and the bytes from one to the next.

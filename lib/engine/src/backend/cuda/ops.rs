@@ -1,18 +1,17 @@
 //! One method an operation: which kernel, which grid, which arguments.
 
-use super::gpu::{Arg, Ptr};
+use super::gpu::Arg;
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
-    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, MoeLayer,
-    QkNorm, Regions, Routing, StepOps, Watch, Workspace,
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer,
+    MoeLayer, QkNorm, Regions, Routing, StepOps, Watch, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
 use cute_checkpoint::{Config, Format, Tensor, Weight};
-use cute_records::digest::Hasher;
 use std::ops::Range;
 
 impl Cuda {
@@ -106,34 +105,6 @@ impl Cuda {
             return self.gemm(out, x, w, epilogue, rows);
         }
         self.linear_launch(out, x, w, epilogue, None, rows)
-    }
-
-    /// sha256 of parts of the device's memory.
-    pub(super) fn digest(&self, parts: impl Iterator<Item = (Ptr, usize)>) -> Result<String, Error> {
-        let mut hasher = Hasher::new();
-        for (at, bytes) in parts {
-            let mut part = vec![0; bytes];
-            self.gpu().download(&mut part, at)?;
-            hasher.update(&part);
-        }
-        Ok(hasher.hex())
-    }
-
-    /// Whether every byte of parts of the device's memory is this.
-    fn holds(&self, parts: impl Iterator<Item = (Ptr, usize)>, byte: u8) -> Result<bool, Error> {
-        let flag = self.argmax;
-        self.gpu().fill(flag, 0, 4)?;
-        let kernel = self.kernel(units::plain("elementwise.cu"), "any_other", 0)?;
-        for (at, bytes) in parts {
-            let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
-            let launch =
-                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
-            let word = Arg::U32(u32::from_ne_bytes([byte; 4]));
-            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4), word])?;
-        }
-        let mut found = [0u8; 4];
-        self.gpu().download(&mut found, flag)?;
-        Ok(found == [0; 4])
     }
 
     fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {

@@ -441,6 +441,13 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             );
         }
     }
+    if let Some(m) = moe.filter(|_| h >= super::gemm::LEAST_HIDDEN && on_tensor_cores(l)) {
+        for (k, epilogue) in [(h, Epilogue::Swiglu), (m.moe_intermediate_size, Epilogue::Store)] {
+            let k = BF16.kp(k);
+            all.push(super::gemm::to_bf16(k));
+            all.extend([8, 16, 32, 64].map(|rows| Tile::of_experts(rows, H200.1).experts(k, epilogue)));
+        }
+    }
     if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
         let mlp = [(l.gate_up, 2 * i, h, Epilogue::Swiglu), (l.down, h, i, Epilogue::Add)];
         let beside_experts = moe.map(|m| {
@@ -475,6 +482,11 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     all.sort();
     all.dedup();
     all
+}
+
+/// Whether experts go to the tensor cores when a prompt is computed.
+fn on_tensor_cores(l: &Layouts) -> bool {
+    [l.expert_gate_up, l.expert_down] == [BF16; 2]
 }
 
 /// Bytes of shared memory that a block can have on an architecture such as `sm_90a`.
