@@ -22,7 +22,7 @@ struct LinearArgs {
     const float* norm; // [K], zero-centred, when NORMED
     float eps;
     u32 rows, n, ldx, ldo;
-    u32 at[2]; // GATHER: the rows of x that this lane takes for rows g and g + 8
+    u32 at; // GATHER: the rows of x that this lane takes for rows g and, in the upper half, g + 8
 };
 
 template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false> struct Linear {
@@ -121,7 +121,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             hi = *(const uint4*)((const u16*)smem + k);
             lo = *(const uint4*)((const u16*)smem + KP + k);
         } else {
-            const float* x = a.x + (u64)(!GATHER ? row : row < 8 ? a.at[0] : a.at[1]) * a.ldx + k;
+            const float* x = a.x + (u64)(!GATHER ? row : row < 8 ? a.at & 0xffff : a.at >> 16) * a.ldx + k;
             float4 p = *(const float4*)x, q = *(const float4*)(x + 4);
             split_bf16(p.x, p.y, hi.x, lo.x);
             split_bf16(p.z, p.w, hi.y, lo.y);
