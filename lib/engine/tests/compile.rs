@@ -35,7 +35,7 @@ fn root() -> &'static Path {
 }
 
 /// The tiny model, the shapes of a large one and of a large mixture of experts, and a tiny mixture.
-fn configs() -> Vec<Config> {
+fn configs() -> [Config; 4] {
     let file = root().join("examples/tiny-hybrid/config.json");
     let tiny = std::fs::read_to_string(&file).unwrap();
     let tiny = Config::parse(("config.json", tiny.as_bytes()), None).unwrap();
@@ -76,7 +76,7 @@ fn configs() -> Vec<Config> {
         ..large.clone()
     };
     let few = Config { intermediate_size: 0, moe: Some(moe(8, 48)), ..tiny.clone() };
-    vec![tiny, large, experts, few]
+    [tiny, large, experts, few]
 }
 
 /// Units of a model whose matrices are packed.
@@ -94,18 +94,20 @@ fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
     let mut jobs: BTreeSet<(Unit, &str)> = BTreeSet::new();
     for arch in ARCHITECTURES {
         let shared = shared_memory(arch);
-        jobs.extend(
-            configs().iter().flat_map(|c| units(c, &Layouts::plain(c), shared)).map(|unit| (unit, arch)),
-        );
-        let configs = configs();
-        let (large, experts) = (&configs[1], &configs[2]);
+        let [tiny, large, experts, few] = &configs();
+        let plain = |c: &Config| units(c, &Layouts::plain(c), shared);
+        // the tiny mixture is the tiny model but for its experts
+        let of_experts =
+            |unit: &Unit| unit.file == "experts.cu" || unit.defines.iter().any(|d| d.0 == "EXPERTS");
+        let few = plain(few).into_iter().filter(of_experts);
+        let all = [tiny, large, experts].into_iter().flat_map(plain);
+        jobs.extend(all.chain(few).map(|unit| (unit, arch)));
         for layout in [Layout::Fp8, Layout::Nvfp4] {
             // one type of K and V stands for all
             let of_kv =
                 |unit: &Unit| unit.defines.iter().all(|(name, value)| *name != "KV_TYPE" || value == "1");
             let units = units_of(large, layout, shared).into_iter().filter(of_kv);
-            let experts =
-                units_of(experts, layout, shared).into_iter().filter(|unit| unit.file == "experts.cu");
+            let experts = units_of(experts, layout, shared).into_iter().filter(of_experts);
             jobs.extend(units.chain(experts).map(|unit| (unit, arch)));
         }
         jobs.insert((probe("256"), arch));

@@ -237,11 +237,12 @@ fn mixtures_of_experts_answer_on_cuda_as_transformers_does() {
         }
         let prompts = [e.input_ids.clone(), e.input_ids[..9].to_vec(), e.input_ids[3..5].to_vec()];
         let mut answers = Vec::new();
-        for (max_num_seqs, graphs, path) in
-            [(3, true, PathKnob::Auto), (1, true, PathKnob::Lite), (2, false, PathKnob::Coop)]
+        for (max_num_seqs, max_num_batched_tokens, graphs, path) in
+            [(3, 512, true, PathKnob::Auto), (1, 31, true, PathKnob::Lite), (2, 512, false, PathKnob::Coop)]
         {
             let knobs = Knobs { path, coop_gdn: true, ..Knobs::default() };
-            let config = EngineConfig { max_model_len: 256, max_num_seqs, knobs, ..EngineConfig::default() };
+            let base = EngineConfig { max_model_len: 256, knobs, ..EngineConfig::default() };
+            let config = EngineConfig { max_num_seqs, max_num_batched_tokens, ..base };
             let options = Options { graphs, ..Options::default() };
             let tokens = greedy(e.greedy_ids.len());
             let run = run_on(cuda(&checkpoint, options), &checkpoint, config, &prompts, &tokens);
@@ -250,7 +251,7 @@ fn mixtures_of_experts_answer_on_cuda_as_transformers_does() {
             assert!(!run.log.is_empty() && run.log.iter().all(|l| l.contains(why)), "{name}: {:?}", run.log);
             answers.push(run.fingerprints());
         }
-        // in a batch, alone, and in steps that are not recorded
+        // in a batch, alone with its prompt in pieces, and in steps that are not recorded
         assert!(answers.iter().all(|a| *a == answers[0]), "{name}: {answers:?}");
     }
 }
