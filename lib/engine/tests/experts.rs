@@ -6,7 +6,7 @@ mod common;
 mod testing;
 
 use common::random_floats;
-use cute_checkpoint::{Config, Dtype, Fp8, GlobalScale, Moe, Nvfp4, Tensor, Weight};
+use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, Moe, Nvfp4, Tensor, Weight};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Layout, Options};
 use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype, MoeLayer, MoeScratch, MoeWeights, top_k};
@@ -94,7 +94,11 @@ impl Case {
         Config { hidden_size: self.hidden, moe: Some(moe), ..tiny }
     }
     fn cuda(&self) -> Option<Cuda> {
-        let options = Options { graphs: false, ..Options::default() };
+        self.cuda_with(Options::default().expert_rows)
+    }
+    /// One that computes the experts of so many rows at once.
+    fn cuda_with(&self, expert_rows: usize) -> Option<Cuda> {
+        let options = Options { graphs: false, expert_rows, ..Options::default() };
         let cuda = Cuda::new(device()?, &self.config(), options).unwrap();
         let shape = CacheShape {
             num_pages: ROWS + 1,
@@ -231,6 +235,11 @@ fn a_row_has_the_same_bits_alone_and_among_rows_that_share_its_experts() {
         let Some(cuda) = case.cuda() else { return };
         let w = case.weights(&cuda, &[]);
         let all = case.run(&cuda, BatchKind::Decode, &w, 0, ROWS);
+        if case.rows.contains(&ROWS) {
+            let Some(small) = case.cuda_with(8) else { return };
+            let w = case.weights(&small, &[]);
+            assert_eq!(case.run(&small, BatchKind::Decode, &w, 0, ROWS), all, "{case:?}: eight rows at once");
+        }
         for (first, m) in [(0, 1), (16, 1), (3, 5), (0, 16)] {
             if !case.rows.contains(&m) {
                 continue;
@@ -266,6 +275,10 @@ fn a_prompts_experts_are_multiplied_on_the_tensor_cores_with_bits_that_do_not_de
         assert!(worst <= PROMPT_TOLERANCE * scale, "{case:?}: {worst:e} of {scale:e}");
         // x has fewer bits there: else these were the kernels of decoding
         assert_ne!(all, case.run(&cuda, BatchKind::Decode, &w, 0, ROWS), "{case:?}");
+        // seven rows at once, three times
+        let Some(small) = case.cuda_with(7) else { return };
+        let w7 = case.weights(&small, &[]);
+        assert_eq!(case.run(&small, BatchKind::Prefill, &w7, 0, ROWS), all, "{case:?}: seven at once");
         for (first, m) in [(5, 2), (16, 1)] {
             let part = case.run(&cuda, BatchKind::Prefill, &w, first, m);
             assert_eq!(part[..], all[first * case.hidden..][..part.len()], "{case:?}: {m} rows from {first}");
@@ -370,4 +383,27 @@ fn experts_of_one_layer_share_a_layout() {
     let uneven = |e: usize| Ok(vec![Weight::Plain(tensor(Dtype::BF16, [8 + 8 * (e / 2), 64], 1, 1.0))]);
     let error = cuda.expert_matrices(3, &mut { uneven }).unwrap_err().to_string();
     assert!(error.contains("expert 2") && error.contains("16, 64"), "{error}");
+}
+
+#[test]
+fn random_experts_of_every_format_have_the_variance_they_should_and_differ() {
+    let Some(cuda) = cases()[0].cuda() else { return };
+    let x = buffer(&cuda, BatchKind::Decode, &tensor(Dtype::F32, [ROWS, 144], 6, 1.0), 0, 1);
+    for format in [Format::Plain(Dtype::BF16), Format::Fp8Block, Format::Nvfp4] {
+        let experts = cuda.random_experts(3, (400, format), 144, 5).unwrap();
+        let products: Vec<Vec<f32>> = experts
+            .iter()
+            .map(|w| {
+                let mut out = cuda.buf(1, 400).unwrap();
+                cuda.linear(&mut out, &x, w, 1).unwrap();
+                cuda.read(&out, 1).unwrap()
+            })
+            .collect();
+        for y in &products {
+            // x is uniform within ±1: a variance of a third
+            let variance = y.iter().map(|y| y * y).sum::<f32>() / y.len() as f32;
+            assert!((0.2..0.5).contains(&variance), "{format:?}: {variance}");
+        }
+        assert!(products[0] != products[1] && products[1] != products[2], "{format:?}");
+    }
 }

@@ -94,11 +94,13 @@ pub struct Options {
     /// prompts go through the gated delta rule in chunks of [`units::GDN_CHUNK`] tokens, which tensor cores multiply,
     /// and are cut at multiples of it only
     pub gdn_chunked: bool,
+    /// most rows whose experts are computed at once: longer prompts take turns. It bounds memory and changes no bit
+    pub expert_rows: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false }
+        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false, expert_rows: 4096 }
     }
 }
 
@@ -343,7 +345,8 @@ impl Cuda {
             let (h, i) = (config.hidden_size, config.intermediate_size);
             let inputs = [h, i, shared, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
-            let lines = config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, shape.max_rows));
+            let lines =
+                config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, self.rows_at_once(shape.max_rows)));
             self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);
             self.room_to_unpack(self.most_unpacked.get())?;
         }

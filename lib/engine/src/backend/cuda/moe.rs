@@ -12,8 +12,6 @@ use crate::backend::{Backend, MoeLayer, MoeWeights, Routing, Taken};
 use crate::batch::BatchKind;
 use cute_checkpoint::Moe;
 
-/// Most rows whose experts are computed at once; longer prompts are cut. It bounds memory and changes no bit.
-const MOST_ROWS: usize = 4096;
 /// Items of the list for each block of a product: with the one it begins in, no more than its ring has shares for.
 const OF_A_BLOCK: usize = 8;
 
@@ -44,9 +42,9 @@ pub(super) struct Mixture {
     out: Buf,
 }
 
-/// Elements that the lines of a prompt have, as the operand of the experts' second product.
+/// Elements that the lines of so many rows have, as the operand of the experts' second product.
 pub(super) fn narrow_elements(m: &Moe, rows: usize) -> usize {
-    rows.min(MOST_ROWS) * m.num_experts_per_tok * BF16.kp(m.moe_intermediate_size)
+    rows * m.num_experts_per_tok * BF16.kp(m.moe_intermediate_size)
 }
 
 /// How the products of a step are made: the most lines of an item, and the tiles if it is the tensor cores' prompt.
@@ -71,6 +69,11 @@ impl Mixture {
 }
 
 impl Cuda {
+    /// Of so many rows, those whose experts are computed at once; kernels/linear.cuh has 16 bits for a row.
+    pub(super) fn rows_at_once(&self, rows: usize) -> usize {
+        rows.min(self.options.expert_rows).clamp(1, 1 << 15)
+    }
+
     /// Room for the experts of steps of up to `rows` rows; and where the plan lies, and its bytes.
     pub(super) fn make_mixture(
         &self,
@@ -78,7 +81,7 @@ impl Cuda {
         hidden: usize,
         rows: usize,
     ) -> Result<(Mixture, (Ptr, usize)), Error> {
-        let (rows, experts, k) = (rows.min(MOST_ROWS), m.num_experts, m.num_experts_per_tok);
+        let (rows, experts, k) = (self.rows_at_once(rows), m.num_experts, m.num_experts_per_tok);
         let lines = rows * k;
         let bytes = (4 * lines + 4 * lines + 4) * 4;
         let at = self.memory.zeroed(bytes)?;
