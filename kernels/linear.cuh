@@ -70,10 +70,9 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
     u32 tile0, tiles; // of this block, tiles of outputs
     u32 unit0, units; // of the inputs' slot
 
-    // x to shared memory as bf16 hi and lo, normed on the way.
+    // One row of x to shared memory, normed on the way, as operands of mma: of each four inputs hi of two, lo of these, hi
+    // of the other two, lo of these.
     __device__ __forceinline__ void stage(const LinearArgs& a, char* smem) {
-        u16* hi = (u16*)smem;
-        u16* lo = hi + KP;
         float* scratch = (float*)(smem + XBYTES) + PART;
         constexpr int STEPS = (KP / 4 + LINEAR_THREADS - 1) / LINEAR_THREADS;
         if (NORMED) {
@@ -91,7 +90,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                split4(hi + i, lo + i, x[s].x * r * (1 + w[s].x), x[s].y * r * (1 + w[s].y), x[s].z * r * (1 + w[s].z),
+                split4(smem + i * 4, x[s].x * r * (1 + w[s].x), x[s].y * r * (1 + w[s].y), x[s].z * r * (1 + w[s].z),
                        x[s].w * r * (1 + w[s].w));
             }
         } else {
@@ -100,34 +99,28 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
                 float4 x = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
-                split4(hi + i, lo + i, x.x, x.y, x.z, x.w);
+                split4(smem + i * 4, x.x, x.y, x.z, x.w);
             }
         }
         __syncthreads();
     }
-    __device__ __forceinline__ static void split4(u16* hi, u16* lo, float a, float b, float c, float d) {
-        uint2 h, l;
-        split_bf16(a, b, h.x, l.x);
-        split_bf16(c, d, h.y, l.y);
-        *(uint2*)hi = h;
-        *(uint2*)lo = l;
+    __device__ __forceinline__ static void split4(char* to, float a, float b, float c, float d) {
+        uint4 v;
+        split_bf16(a, b, v.x, v.y);
+        split_bf16(c, d, v.z, v.w);
+        *(uint4*)to = v;
     }
 
-    // Eight inputs of row `row` of x from `k` on, as four words of hi and of lo.
-    __device__ __forceinline__ void inputs(const LinearArgs& a, const char* smem, int k, u32 row, uint4& hi, uint4& lo) {
+    // Eight inputs of row `row` of several rows of x from `k` on, as four words of hi and of lo.
+    __device__ __forceinline__ void inputs(const LinearArgs& a, int k, u32 row, uint4& hi, uint4& lo) {
         hi = lo = make_uint4(0, 0, 0, 0);
         if (row >= a.rows || (KP > XP && k >= XP)) return;
-        if (ONE) {
-            hi = *(const uint4*)((const u16*)smem + k);
-            lo = *(const uint4*)((const u16*)smem + KP + k);
-        } else {
-            const float* x = a.x + (u64)(!GATHER ? row : row < 8 ? a.at & 0xffff : a.at >> 16) * a.ldx + k;
-            float4 p = *(const float4*)x, q = *(const float4*)(x + 4);
-            split_bf16(p.x, p.y, hi.x, lo.x);
-            split_bf16(p.z, p.w, hi.y, lo.y);
-            split_bf16(q.x, q.y, hi.z, lo.z);
-            split_bf16(q.z, q.w, hi.w, lo.w);
-        }
+        const float* x = a.x + (u64)(!GATHER ? row : row < 8 ? a.at & 0xffff : a.at >> 16) * a.ldx + k;
+        float4 p = *(const float4*)x, q = *(const float4*)(x + 4);
+        split_bf16(p.x, p.y, hi.x, lo.x);
+        split_bf16(p.z, p.w, hi.y, lo.y);
+        split_bf16(q.x, q.y, hi.z, lo.z);
+        split_bf16(q.z, q.w, hi.w, lo.w);
     }
 
     // c += (p, q) w, times `scale` if sums have one.
@@ -141,21 +134,49 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i % 2 ? scale.y : scale.x, c[i]);
         }
     }
-    // `acc` gains the products of this warp's units of the stage in `slot`, whose first is `first` of the share's.
-    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first,
-                                             const char* smem) {
+    // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's. One row:
+    // all eight rows of the operands are that row, so all lanes of a column have its sums.
+    __device__ __forceinline__ void multiply_one(float (&acc)[T][ACC], Stages& ring, int slot, u32 first, const char* smem) {
+        u32 own = threadIdx.x >> 5, unit = first + own;
+        bool in = unit < units;
+        u32 x[2][2][4]; // half, first and last four inputs
+        if (in) {
+            u32 k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const uint4* from = (const uint4*)(smem + (k + W::input(half)) * 4);
+                *(uint4*)x[half][0] = from[0];
+                *(uint4*)x[half][1] = from[1];
+            }
+        }
+        ring.wait(slot);
+        if (in) {
+            const char* strip = ring.bytes(slot);
+#pragma unroll
+            for (int j = 0; j < T; j++) {
+                float2 scale = W::scales(strip + j * STRIP, own);
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    add(acc[j], x[half][0], x[half][1], W::operands(strip + j * STRIP, own, half), scale);
+            }
+        }
+        ring.leave(slot);
+    }
+
+    // The same for several rows, and of ROUNDS units.
+    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first) {
         int own = (threadIdx.x >> 5) % Stages::UNITS, g = (threadIdx.x & 31) >> 2;
 #pragma unroll(MAXROWS > 8 ? 1 : ROUNDS) // sixteen rows are short of registers
         for (int round = 0; round < ROUNDS; round++) {
             u32 unit = first + round * 4 * Stages::UNITS + own;
             bool in = unit < units;
             int k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
-#pragma unroll(ONE ? 2 : 1)
-            for (int half = 0; half < 2; half++) { // several rows are short of registers
+#pragma unroll 1
+            for (int half = 0; half < 2; half++) { // short of registers
                 uint4 h, l, h8, l8;
                 if (in) {
-                    inputs(a, smem, k + W::input(half), g, h, l);
-                    if (MAXROWS > 8) inputs(a, smem, k + W::input(half), g + 8, h8, l8);
+                    inputs(a, k + W::input(half), g, h, l);
+                    if (MAXROWS > 8) inputs(a, k + W::input(half), g + 8, h8, l8);
                 }
                 if (round == 0 && half == 0) ring.wait(slot);
                 if (!in) continue;
@@ -235,12 +256,12 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
         for (int j = 0; j < T; j++)
 #pragma unroll
             for (int i = 0; i < ACC; i++) acc[j][i] = 0;
-        if (ONE) {
+        if constexpr (ONE) {
             if (!staged) stage(a, smem);
             for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (u32 step = 0; step < steps; step++) {
-                    multiply(acc, a, ring, ring.slot, step * Stages::UNITS, smem);
+                    multiply_one(acc, ring, ring.slot, step * Stages::UNITS, smem);
                     ring.next();
                 }
 #pragma unroll
@@ -252,7 +273,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (u32 step = own; step < steps; step += 4 * ROUNDS) {
-                    multiply(acc, a, ring, own, step * Stages::UNITS, smem);
+                    multiply(acc, a, ring, own, step * Stages::UNITS);
                     ring.refill();
                 }
 #pragma unroll

@@ -23,11 +23,11 @@ struct Fp8 {
 
     // The block that a unit of a strip lies in.
     __device__ __forceinline__ static const char* block(const char* strip, int unit) { return strip + unit / 2 * (2 * UNIT); }
-    // The bytes of a word of codes are of inputs 2, 0, 3, 1.
+    // A half of a word of codes has two inputs: the sign of the first, bits 6 to 4 of the second, its sign, the seven bits of
+    // the first, bits 3 to 0 of the second. The lower half has the even inputs.
     __device__ __forceinline__ static uint4 operands(const char* strip, int unit, int half) {
         uint2 codes = *(const uint2*)(block(strip, unit) + 32 + unit % 2 * 512 + half * 256 + (threadIdx.x & 31) * 8);
-        return make_uint4(widen(codes.x, codes.x >> 4), widen(codes.x << 8, codes.x << 4), widen(codes.y, codes.y >> 4),
-                          widen(codes.y << 8, codes.y << 4));
+        return make_uint4(first(codes.x), second(codes.x), first(codes.y), second(codes.y));
     }
     __device__ __forceinline__ static float2 scales(const char* strip, int unit) {
         return *(const float2*)(block(strip, unit) + (threadIdx.x & 3) * 8);
@@ -36,9 +36,9 @@ struct Fp8 {
         return ((const float*)block(strip, unit))[output];
     }
     __device__ __forceinline__ static int input(int half) { return (threadIdx.x & 3) * 16 + half * 8; }
-    __device__ __forceinline__ static u32 widen(u32 sign, u32 size) {
-        return mul_bf16((sign & 0x80008000u) | (size & 0x07f007f0u), 0x7b807b80u); // 2^120
-    }
+    __device__ __forceinline__ static u32 first(u32 x) { return widen(x & 0x87f087f0u); }
+    __device__ __forceinline__ static u32 second(u32 x) { return widen((x << 4 & 0x80f080f0u) | (x >> 4 & 0x07000700u)); }
+    __device__ __forceinline__ static u32 widen(u32 x) { return mul_bf16(x, 0x7b807b80u); } // 2^120
 };
 
 struct Nvfp4 {

@@ -1,50 +1,91 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on the first one: the device's own tests, kernels and paths against transformers and the CPU,
-# the pipeline on the tiny model with the tokens of the CPU, and the sanitizers. A table comes last; exit 1 when anything failed.
+# Everything that needs a GPU, on the first one: the device's own tests, every kernel against the CPU, models against
+# transformers, guards, the pipeline on the tiny model with the tokens of the CPU on every path, and the sanitizers. A table
+# comes last; exit 1 when anything failed or was skipped.
 #
-#   tests/gpu/run.sh [OUT]      logs go to OUT, by default out/gpu
+#   tests/gpu/run.sh [OUT]               logs go to OUT, by default out/gpu
+#   CUTE_BIN=DIR tests/gpu/run.sh        with what `tests/gpu/run.sh --build DIR` put there on another machine
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-out=${1:-out/gpu}
-mkdir -p "$out"
+tests=(device operations attention delta_rule packed choose cuda formats guards)
+tools=(cute-load cute-generate cute-audit cute-verdict)
+sanitizers=(memcheck racecheck initcheck)
+declare -A paths=([paged]='--phase-e-fusion 0' [lite]='--phase-e-path lite' [coop]='--phase-e-path coop'
+    [coop-gdn]='--phase-e-path coop --coop-gdn')
+
+# build DIR: tools and test binaries, as files of these names
+build() {
+    mkdir -p "$1" && cargo build --release --workspace --bins || return 1
+    local tool test found
+    for tool in "${tools[@]}"; do cp "target/release/$tool" "$1/$tool" || return 1; done
+    for test in "${tests[@]}"; do
+        found=$(cargo test -p cute-engine --test "$test" --no-run --message-format=json |
+            grep -o "\"executable\":\"[^\"]*/$test-[^\"]*\"" | tail -n 1 | cut -d'"' -f4) && cp "$found" "$1/$test" || return 1
+    done
+}
+if [ "${1:-}" = --build ]; then
+    build "${2:?a directory}"
+    exit
+fi
+
+out=$(mkdir -p "${1:-out/gpu}" && cd "${1:-out/gpu}" && pwd)
 export CUTE_TEST_DEVICE=${CUTE_TEST_DEVICE:-cuda:0}
 rows=() failed=0
 
 # step NAME COMMAND…: runs, keeps the log, remembers the outcome
 step() {
-    local name=$1 start=$SECONDS
+    local name=$1 start=$SECONDS verdict
     shift
     if "$@" >"$out/$name.log" 2>&1; then verdict=ok; else verdict="FAILED ($?)" failed=1; fi
     if grep -q '^skipped:' "$out/$name.log"; then verdict="skipped: $(grep -m1 '^skipped:' "$out/$name.log" | cut -c10-)" failed=1; fi
     rows+=("$(printf '%-24s %5d s   %s' "$name" $((SECONDS - start)) "$verdict")")
 }
 
+# A test binary, where cargo would run it.
+run_test() {
+    (cd lib/engine && "$CUTE_BIN/$1" --nocapture "${@:2}")
+}
+
 # Token ids of the fifty problems on two devices are the same.
 same_tokens() {
     local device
     for device in cpu "$CUTE_TEST_DEVICE"; do
-        target/release/cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --device "$device" \
-            --phase-e-path "$1" | grep '"type":"completion"' | grep -o '"token_sha256":"[0-9a-f]*"' >"$out/tokens-${device%%:*}" || return 1
+        cute-generate --model examples/tiny-hybrid --prompts examples/arith-50.jsonl --device "$device" \
+            "$@" | grep '"type":"completion"' | grep -o '"token_sha256":"[0-9a-f]*"' >"$out/tokens-${device%%:*}" || return 1
     done
     [ "$(wc -l <"$out/tokens-cpu")" = 50 ] && cmp "$out/tokens-cpu" "$out/tokens-${CUTE_TEST_DEVICE%%:*}"
 }
 
-step build cargo build --release --workspace --bins
-step device cargo test -p cute-engine --test device -- --nocapture --test-threads 1
-step cuda cargo test -p cute-engine --test cuda -- --nocapture
+# A sanitizer over two short replies.
+sanitize() {
+    head -n 2 examples/arith-50.jsonl |
+        timeout 300 compute-sanitizer --tool "$1" --error-exitcode 9 "$CUTE_BIN/cute-generate" --model examples/tiny-hybrid \
+            --max-tokens 4 --device "$CUTE_TEST_DEVICE" "${@:2}"
+}
+
+if [ -z "${CUTE_BIN:-}" ]; then
+    step build build out/gpu-bin
+    CUTE_BIN=out/gpu-bin
+fi
+CUTE_BIN=$(cd "$CUTE_BIN" && pwd)
+export CUTE_BIN PATH="$CUTE_BIN:$PATH"
+step device run_test device --test-threads 1
+for test in "${tests[@]:1}"; do
+    step "$test" run_test "$test"
+done
 step demo env CUTE_DEVICE="$CUTE_TEST_DEVICE" bash examples/pipeline.sh
-for path in coop lite auto; do
-    step "tokens-$path" same_tokens "$path"
+for path in "${!paths[@]}"; do
+    step "tokens-$path" same_tokens ${paths[$path]}
 done
 if command -v compute-sanitizer >/dev/null; then
-    test=$(cargo test -p cute-engine --test cuda --no-run --message-format=json 2>/dev/null |
-        grep -o '"executable":"[^"]*/cuda-[^"]*"' | tail -n 1 | cut -d'"' -f4)
-    for tool in memcheck racecheck initcheck; do
-        step "$tool" timeout 600 compute-sanitizer --tool "$tool" --error-exitcode 9 "$test" a_narrow_cache
+    for tool in "${sanitizers[@]}"; do
+        for path in "${!paths[@]}"; do
+            step "$tool-$path" sanitize "$tool" ${paths[$path]}
+        done
     done
 else
-    rows+=("sanitizers                        skipped: no compute-sanitizer on the path")
+    rows+=("sanitizers                        skipped: no compute-sanitizer on the path") failed=1
 fi
 
-printf '%s\n' "${rows[@]}"
+printf '%s\n' "${rows[@]}" | tee "$out/table.txt"
 exit "$failed"

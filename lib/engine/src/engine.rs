@@ -1,5 +1,6 @@
 //! The step loop: admit, schedule, forward, sample, append. Nothing else.
 
+mod append;
 mod broken;
 mod guards;
 mod nonfinite;
@@ -19,7 +20,6 @@ use crate::dispatch::{Dispatcher, LogSink};
 use crate::fault::Fault;
 use crate::model::{Model, Scratch, Top};
 use crate::pool::Entries as _;
-use crate::sampler;
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::{Output, Request, Sequence};
 use cute_checkpoint::{Checkpoint, Tokenizer};
@@ -335,98 +335,6 @@ impl<B: Backend> Engine<B> {
                     }
                 }
             }
-        }
-    }
-
-    /// Samples a token for each sequence whose last position was computed, and ends those that are done.
-    fn append(
-        &mut self,
-        batch: &Batch,
-        top: &[Option<Top>],
-        emit: &mut dyn FnMut(Event),
-    ) -> Result<(), Error> {
-        let vocab = self.model.config.vocab_size;
-        // the logits stay on the device unless a request needs more of them than the largest
-        let needs_logits = self
-            .scheduler
-            .running
-            .iter()
-            .any(|s| !s.request.params.is_greedy() || s.request.params.logprobs > 0);
-        let mut logits = match top.len() {
-            n if n > 0 && needs_logits => self.backend.read(&self.scratch.logits, n)?,
-            _ => Vec::new(),
-        };
-        let mut logits = logits.chunks_exact_mut(vocab);
-        let mut rows = batch.logit_rows.iter().zip(top).peekable();
-        for segment in &batch.segments {
-            let owned = |s: &Sequence| s.request.ordinal == segment.owner;
-            let Some(index) = self.scheduler.running.iter().position(owned) else { continue };
-            self.scheduler.running[index].computed += segment.len;
-            let Some((_, top)) = rows.next_if(|(row, _)| **row == segment.row + segment.len - 1) else {
-                continue;
-            };
-            let row = logits.next().unwrap_or_default();
-            match self.next_token(index, *top, row) {
-                Some((reason, error)) => self.finish(index, reason, error, emit)?,
-                None => self.chunk(index, emit),
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends one token to a sequence. Returns why it ends, if it does.
-    fn next_token(
-        &mut self,
-        index: usize,
-        top: Option<Top>,
-        row: &mut [f32],
-    ) -> Option<(FinishReason, Option<String>)> {
-        let limit = self.scheduler.limit(&self.scheduler.running[index]);
-        let s = &mut self.scheduler.running[index];
-        let track = self.tracks.get_mut(&s.request.ordinal)?;
-        let params = &s.request.params;
-        let top = match top {
-            Some(top) => top,
-            None if self.config.fault.is_some_and(Fault::launders_nan) => (0, f32::NAN),
-            None => {
-                let message = format!(
-                    "logits at position {} are not finite: no token was made of them",
-                    s.computed - 1
-                );
-                return Some((FinishReason::Error, Some(message)));
-            }
-        };
-        track.fingerprint.update(&top.1.to_bits().to_le_bytes());
-        track.fingerprint.update(&top.0.to_le_bytes());
-        if params.logprobs > 0 {
-            track.logprobs.push(sampler::logprobs(row, params.logprobs));
-        }
-        let token = if params.is_greedy() || top.1.is_nan() {
-            top.0
-        } else {
-            let seen = s.request.prompt.iter().chain(&s.generated).copied();
-            sampler::sample(row, params, seen, &mut track.stream)
-        };
-        s.generated.push(token);
-        let stopped = track.reply.as_mut().map_or(Ok(false), |r| r.push(self.tokenizer.as_deref(), token));
-        match stopped {
-            Err(e) => return Some((FinishReason::Error, Some(e.to_string()))),
-            Ok(true) => return Some((FinishReason::Stop, None)),
-            Ok(false) => {}
-        }
-        if !params.ignore_eos && self.model.config.eos_token_ids.contains(&token) {
-            return Some((FinishReason::Stop, None));
-        }
-        (s.len() >= limit).then_some((FinishReason::Length, None))
-    }
-
-    /// Reports what a running sequence's reply has grown by, when it is streamed and that is certain.
-    fn chunk(&mut self, index: usize, emit: &mut dyn FnMut(Event)) {
-        let s = &self.scheduler.running[index];
-        let Some(track) = self.tracks.get_mut(&s.request.ordinal) else { return };
-        let text = self.tokenizer.is_some();
-        if s.request.params.stream && track.reply.as_ref().is_some_and(|r| !text || r.has_news()) {
-            emit(Event::Chunk(track.chunk(&s.request, text)));
         }
     }
 

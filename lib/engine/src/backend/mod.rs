@@ -22,6 +22,7 @@ use crate::batch::Batch;
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
 use crate::rope::Rope;
+use crate::sampler::{self, Choice};
 use cute_checkpoint::{Config, Format, Tensor, Weight};
 
 /// Element type of the KV cache.
@@ -164,6 +165,14 @@ impl GdnShape {
     pub fn conv_len(&self) -> usize {
         self.channels() * (self.kernel - 1)
     }
+}
+
+/// [`Backend::choose`] for rows that are read.
+fn choose_on_the_host<B: Backend>(b: &B, logits: &B::Buf, choices: &[Choice]) -> Result<Vec<u32>, Error> {
+    let rows = choices.iter().map(|c| c.row + 1).max().unwrap_or(0);
+    let mut all = b.read(logits, rows)?;
+    let width = all.len() / rows.max(1);
+    Ok(choices.iter().map(|c| sampler::choose(&mut all[c.row * width..][..width], c)).collect())
 }
 
 /// A device that runs the model text. Row counts come from the batch; buffers may hold more rows.
@@ -382,6 +391,10 @@ pub trait Backend: Sized {
     /// `out[i] = (largest logit, its id's bits)`, ties to the lowest id; `(NaN, _)` when a logit is NaN or +∞, or
     /// none is finite. `out` is `[rows, 2]`.
     fn argmax(&self, out: &mut Self::Buf, logits: &Self::Buf, rows: usize) -> Result<(), Error>;
+    /// A token for each choice, as [`sampler::choose`] makes it; rows that are penalised are changed.
+    fn choose(&self, logits: &mut Self::Buf, choices: &[Choice]) -> Result<Vec<u32>, Error> {
+        choose_on_the_host(self, logits, choices)
+    }
     /// Copies rows: `out[i] = x[rows[i]]`
     fn select(&self, out: &mut Self::Buf, x: &Self::Buf, rows: &[usize]) -> Result<(), Error>;
     /// `x[rows[i]] += weights[i] · y[i]`, i ascending; product and sum rounded separately.

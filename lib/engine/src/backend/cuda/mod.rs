@@ -10,6 +10,7 @@ mod batch;
 mod bytes;
 mod cache;
 mod capture;
+mod choose;
 pub mod compiler;
 pub mod cubin;
 pub mod driver;
@@ -121,6 +122,8 @@ pub struct Cuda {
     argmax: Ptr,
     /// most rows of `argmax`
     argmax_rows: usize,
+    /// what tokens are chosen in, once the cache is there
+    choosing: Cell<Option<choose::Choosing>>,
     /// one barrier counter a layer, reset by the step's first kernel
     counters: Ptr,
     layers: usize,
@@ -187,6 +190,7 @@ impl Cuda {
             graphs: RefCell::default(),
             argmax,
             argmax_rows,
+            choosing: Cell::new(None),
             counters,
             layers,
             slots,
@@ -355,6 +359,9 @@ impl Cuda {
             self.workspaces.borrow_mut().push(plan);
             *self.mixture.borrow_mut() = Some(mixture);
         }
+        let choosing = choose::Choosing::new(&self.memory, config.vocab_size, &shape)?;
+        self.workspaces.borrow_mut().extend(choosing.iter().map(choose::Choosing::extent));
+        self.choosing.set(choosing);
         *self.captures.cache.borrow_mut() = Some(cache.clone());
         self.attention.set(Some(AttentionUnit::of(config, &shape, cache.offset_bits)));
         *self.batch.borrow_mut() = Some(DeviceBatch::new(&self.memory, &shape)?);

@@ -11,6 +11,7 @@ use crate::backend::{
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
+use crate::sampler::Choice;
 use cute_checkpoint::{Config, Format, Tensor, Weight};
 use std::ops::Range;
 
@@ -359,6 +360,9 @@ impl Backend for Cuda {
             self.launch((unit.clone(), "argmax_whole"), [rows, 1, 1], 256, scratch, &args)?;
         }
         Ok(())
+    }
+    fn choose(&self, logits: &mut Buf, choices: &[Choice]) -> Result<Vec<u32>, Error> {
+        self.choose_tokens(logits, choices)
     }
     fn select(&self, out: &mut Buf, x: &Buf, rows: &[usize]) -> Result<(), Error> {
         let at = self.on_batch(|b| b.logit_rows())?;

@@ -106,12 +106,18 @@ fn fp8(w: &Fp8, first: usize, out: &mut [u8]) {
             if row < n && count > 0 {
                 of_lane[..count].copy_from_slice(&w.codes[row * k + input..][..count]);
                 of_lane.chunks_exact_mut(4).for_each(|word| {
-                    let [a, b, c, d] = [word[0], word[1], word[2], word[3]];
-                    word.copy_from_slice(&[c, a, d, b]);
+                    let halves = [fp8_half(word[0], word[2]), fp8_half(word[1], word[3])];
+                    word.copy_from_slice(&(halves[0] | halves[1] << 16).to_le_bytes());
                 });
             }
         }
     }
+}
+
+/// Two codes in the order that `Fp8::operands` undoes.
+fn fp8_half(first: u8, second: u8) -> u32 {
+    let [first, second] = [u32::from(first), u32::from(second)];
+    (first & 0x80) << 8 | (first & 0x7f) << 4 | (second & 0x70) << 8 | (second & 0x80) << 4 | second & 15
 }
 
 /// The same for e2m1.

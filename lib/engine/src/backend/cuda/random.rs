@@ -65,7 +65,7 @@ impl Cuda {
         // codes: below 2, of e4m3; any, of e2m1. Scales: one f32; of 1 to 1.875, and a factor.
         let (block, head, codes, scales, scale, factor) = match part.layout {
             Layout::Nvfp4 => (144, 16, u32::MAX, 0x0707_0707, 0x4848_4848, 256.0 * deviation / (2.93 * 1.46)),
-            _ => (264, 8, 0xbfbf_bfbf, 0, (deviation / 0.62).to_bits(), 0.0),
+            _ => (264, 8, 0xbbff_bbff, 0, (deviation / 0.62).to_bits(), 0.0),
         };
         let args = [
             ptr(part.at),

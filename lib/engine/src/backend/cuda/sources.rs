@@ -12,6 +12,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "attention.cuh",
     "attention_prefill.cu",
     "attention_step.cu",
+    "choose.cu",
     "common.cuh",
     "coop.cuh",
     "coop_attention.cu",

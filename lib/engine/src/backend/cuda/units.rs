@@ -384,7 +384,7 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let dense = |t: LayerType| (0..c.num_hidden_layers).any(|l| !sparse(&l) && c.layer_types[l] == t);
     let any_dense = dense(LayerType::LinearAttention) || dense(LayerType::FullAttention);
     let moe = c.moe.as_ref().filter(|_| (0..c.num_hidden_layers).any(|l| sparse(&l)));
-    let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu"].map(plain).into();
+    let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu", "choose.cu"].map(plain).into();
     all.push(norm(h));
     all.extend(moe.map(|_| plain("moe.cu")));
     for rows in [1, 8, 16] {
