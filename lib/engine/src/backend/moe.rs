@@ -32,7 +32,7 @@ pub struct MoeWeights<B: Backend> {
 pub struct MoeScratch<B: Backend> {
     /// router logits `[rows, E]`
     pub logits: B::Buf,
-    /// rows that take one expert `[rows, H]`
+    /// rows that take one expert `[rows, H]`; this and the next two have no rows where a device computes all experts at once
     pub taken: B::Buf,
     /// `[gate | up]` of an expert `[rows, 2 I]`
     pub gate_up: B::Buf,

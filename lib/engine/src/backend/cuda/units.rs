@@ -369,8 +369,17 @@ pub fn unsupported(c: &Config) -> Option<String> {
             g.k_dim, g.v_dim, g.kernel
         ));
     }
-    None
+    match &c.moe {
+        Some(m) if m.num_experts + m.num_experts_per_tok > MOST_EXPERTS => Some(format!(
+            "{} experts of which a token takes {}: the CUDA kernels take {MOST_EXPERTS} of both together",
+            m.num_experts, m.num_experts_per_tok
+        )),
+        _ => None,
+    }
 }
+
+/// Most experts and experts of a row, which `route` keeps in shared memory, a word each.
+const MOST_EXPERTS: usize = 1 << 14;
 
 /// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
 /// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
