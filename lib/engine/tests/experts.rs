@@ -307,7 +307,7 @@ fn the_device_finds_the_experts_and_weights_of_the_host_to_the_bit() {
             logits[row(3)].iter_mut().step_by(2).for_each(|x| *x = -300.0); // powers of zero
             logits[row(4)][experts - 1] = 100.0;
             logits[row(5)][0] = f32::NEG_INFINITY;
-            logits[row(6)][1] = f32::NAN;
+            logits[row(6)][experts.min(2) - 1] = f32::NAN;
             logits[row(7)][experts / 2] = f32::INFINITY;
             logits[row(8)].fill(f32::NEG_INFINITY);
             let bytes = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
