@@ -7,8 +7,8 @@
 //   shapes    logits f32 [rows, ldl] · taken, weights, place [rows, k]: expert, f32 weight and line of each of a row's
 //             experts, ascending · items (expert, first line, lines, -) · row_of: the row of each line · count: items, and
 //             those of all launches so far · y f32 [lines, ldy] · shared, mixed, x f32 [rows, ld] · gate f32 [rows, ldg]
-//   launch    route: grid rows, block 288, E + k + 9 words · plan: grid E, block 256, E + 10 words · combine: grid
-//             (columns / 256, rows), block 256; all overlapped
+//   launch    route: grid rows, block 288, P + k + 9 words, P = E filled up to a multiple of 32 · plan: grid E, block 256,
+//             E + 10 words · combine: grid (columns / 256, rows), block 256; all overlapped
 //   traffic   route: logits once · plan: taken once a block, from L2 · combine: k lines of y a row
 //   numbers   route: top_k of the host's moe.rs to the bit: its exp, its order of sums · combine: a product is rounded
 //             before it is added
@@ -34,19 +34,28 @@ __device__ __forceinline__ float host_exp(float x) {
 }
 __device__ __forceinline__ float host_sigmoid(float x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, host_exp(-x))); }
 
-// a goes before b: it is larger, or equal and of a lower expert; what is NaN goes first.
-__device__ __forceinline__ bool goes_before(float a, u32 i, float b, u32 j) {
-    bool na = a != a, nb = b != b;
-    if (na || nb) return na && (!nb || i < j);
-    return a > b || (a == b && i < j);
+// How many of the powers from ≤ j < to go before that of e: they are larger, or equal and of a lower expert. SIDE: all are
+// below e, -1, or above it, 1. As integers their order is that of the numbers.
+template <int SIDE> __device__ __forceinline__ u32 ahead(const float* power, u32 from, u32 to, u32 e) {
+    int own = __float_as_int(power[e]);
+    u32 count = 0;
+#pragma unroll 4
+    for (u32 j = from; j < to; j += 4) {
+        int4 p = *(const int4*)(power + j);
+        int four[4] = {p.x, p.y, p.z, p.w};
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) count += four[i] > own || (four[i] == own && (SIDE < 0 || (SIDE == 0 && j + i < e)));
+    }
+    return count;
 }
 
 // Of one row all lines are items of their own, and no plan is needed. One warp more adds up, while the others rank.
 extern "C" __global__ void __launch_bounds__(THREADS + 32)
 route(u32* taken, float* weights, u32* place, uint4* items, u32* row_of, u32* count, const float* logits, u32 experts, u32 k,
       u32 normalise, u32 ldl) {
-    float* power = (float*)SMEM;        // [experts]
-    u32* order = (u32*)power + experts; // [k], the largest first
+    u32 padded = (experts + 31) / 32 * 32;
+    float* power = (float*)SMEM;        // [padded]: 0 or more, or the NaN that is the largest integer; behind the last, less
+    u32* order = (u32*)power + padded;  // [k], the largest first
     float* scratch = (float*)order + k; // [9]
     launch_dependents();
     wait_for_previous();
@@ -62,7 +71,10 @@ route(u32* taken, float* weights, u32* place, uint4* items, u32* row_of, u32* co
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < THREADS / 32 + 1; i++) largest = scratch[i] > largest ? scratch[i] : largest;
-    for (u32 e = threadIdx.x; e < experts; e += THREADS + 32) power[e] = host_exp(__fsub_rn(power[e], largest));
+    for (u32 e = threadIdx.x; e < padded; e += THREADS + 32) {
+        float p = e < experts ? host_exp(__fsub_rn(power[e], largest)) : -1.0f;
+        power[e] = p == p ? p : NOT_A_NUMBER;
+    }
     __syncthreads();
     if (threadIdx.x == THREADS) {
         float sum = 0;
@@ -71,10 +83,8 @@ route(u32* taken, float* weights, u32* place, uint4* items, u32* row_of, u32* co
         scratch[0] = sum;
     } else if (threadIdx.x < THREADS) {
         for (u32 e = threadIdx.x; e < experts; e += THREADS) {
-            float own = power[e];
-            u32 rank = 0;
-#pragma unroll 8
-            for (u32 j = 0; j < experts; j++) rank += goes_before(power[j], j, own, e);
+            u32 own = e / 32 * 32; // the warp's first
+            u32 rank = ahead<-1>(power, 0, own, e) + ahead<0>(power, own, own + 32, e) + ahead<1>(power, own + 32, padded, e);
             if (rank < k) order[rank] = e;
         }
     }

@@ -166,7 +166,7 @@ impl Cuda {
             &[ptr(row(logits, first)), int(m.experts), int(m.k), int(usize::from(normalise)), int(logits.ld)],
         ];
         let words = |n: usize| (4 * n) as u32;
-        let smem = words(m.experts + m.k + 9);
+        let smem = words(m.experts.next_multiple_of(32) + m.k + 9);
         self.launch((units::plain("moe.cu"), "route"), [rows, 1, 1], 288, smem, &args.concat())?;
         if rows == 1 {
             return Ok(());
