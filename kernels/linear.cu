@@ -2,17 +2,11 @@
 //
 //   shapes   see linear.cuh; INPUTS is K, WEIGHTS the format of W, ROWS the most rows of a launch in y (1, 8 or 16)
 //   launch   grid (SMs or fewer, rows / ROWS), block 512, overlapped: the first weights are asked for before the wait;
-//            with BLOCKS 2 it takes half the registers and leaves shared memory, so that a block of gdn_step fits beside it
+//            with BLOCKS 2 (plain weights) it takes half the registers and leaves shared memory, so that a block of gdn_step fits beside it
 //   traffic  W once for each y; x from L2
 #include "linear.cuh"
 
-// Packed weights want more than half the registers on devices from sm_120 on, whose shared memory the ring fills anyway.
-#if __CUDA_ARCH__ >= 1200
-#define RESIDENT (WEIGHTS::GRAIN == 1 ? BLOCKS : 1)
-#else
-#define RESIDENT BLOCKS
-#endif
-extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, BLOCKS)
 linear(const char* w, const float* x, float* out, const float* norm, float eps, u32 rows, u32 n, u32 ldx, u32 ldo) {
     using Op = Linear<WEIGHTS, INPUTS, ROWS, EPILOGUE, NORM != 0>;
     u32 row0 = blockIdx.y * ROWS;

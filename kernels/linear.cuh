@@ -33,7 +33,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
     static constexpr int UNITS = W::PIECES * KP / 64;
     static constexpr int V = EPI == SWIGLU ? 2 : 1;      // tiles of W for a tile of outputs: gate, then up
     static constexpr int WIDE = MAXROWS > 8 && W::SCALED_SUMS && RING > 4 ? 4 : RING; // as registers allow
-    static constexpr int T = ONE ? W::TILES : WIDE;      // tiles of W with sums in registers
+    static constexpr int T = ONE ? W::TILES * Stages::WIDTH : WIDE; // tiles of W with sums in registers
     static constexpr int ROUNDS = ONE ? 1 : W::ROUNDS;   // strips of each in a stage
     static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
     static constexpr int P = ONE ? 16 / (2 * T) * (2 * T) : 2; // tiles of W with sums in shared memory
@@ -135,12 +135,12 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
         }
     }
     // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's. One row:
-    // all eight rows of the operands are that row, so all lanes of a column have its sums.
+    // lanes 0 to 3 have it, the others zeros.
     __device__ __forceinline__ void multiply_one(float (&acc)[T][ACC], Stages& ring, int slot, u32 first, const char* smem) {
         u32 own = threadIdx.x >> 5, unit = first + own;
         bool in = unit < units;
-        u32 x[2][2][4]; // half, first and last four inputs
-        if (in) {
+        alignas(16) u32 x[2][2][4] = {}; // of each half, the first and the last four inputs
+        if (in && (threadIdx.x & 31) < 4) {
             u32 k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
 #pragma unroll
             for (int half = 0; half < 2; half++) {

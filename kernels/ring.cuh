@@ -5,7 +5,7 @@
 // tile the same units; so it comes in long pieces, as DRAM likes it, each with one bulk copy. The copies keep 100 KB and more
 // of an SM in flight, which registers cannot.
 //
-//   one row       a stage is TILES strips of 16 units, one of each tile, a unit for every warp; the slots are taken in turn,
+//   one row       a stage is WIDTH · TILES strips of 16 units, one of each tile, a unit for every warp; the slots are taken in turn,
 //                 and warp s fills slot s
 //   several rows  a stage is strips of 4 units, ROUNDS of each of RING tiles, and belongs to four warps, whose slot it lies
 //                 in: x is read from L2 once for all tiles of the stage
@@ -16,13 +16,20 @@
 // cooperative kernel. More than half of an SM's shared memory is taken: one block an SM is resident, none gets two while
 // another has none, and the next kernel's block starts where this one's has left.
 //
-// RING is the host's choice, by the device's shared memory: up to 10 slots for one row; 6, 4 or 2 tiles a stage
-// for several.
+// RING and WIDTH are the host's choice, by the device's shared memory: up to 10 slots for one row, or up to 5 of twice the size
+// for packed weights, which cost more instructions a stage than bytes; 6, 4 or 2 tiles a stage for several.
 #pragma once
 #include "weights.cuh"
 
 #define LINEAR_WARPS 16
 #define LINEAR_THREADS (LINEAR_WARPS * 32)
+// Lanes that say that their warp has left a slot. One is enough behind __syncwarp; compute-sanitizer's racecheck does not see
+// that, so all of them do for it (CUTE_RACECHECK=1).
+#ifdef RACECHECK
+#define LEAVERS 32
+#else
+#define LEAVERS 1
+#endif
 #define MAX_SHARES 12 // of a kernel: eight slots of W_O on a device of one SM, and four more
 
 // The next stage of a slot: its share, the first of its tiles of the matrix, its first strip's place among the tile's; and how
@@ -51,7 +58,8 @@ template <int MAXROWS> struct Ring {
     static constexpr bool ONE = MAXROWS == 1;
     static constexpr int UNITS = ONE ? 16 : 4; // of a strip, a warp each
     static constexpr int SLOTS = ONE ? RING : 4;
-    static constexpr int SLOT = ONE ? 16 * 1056 : RING * 4 * 1152; // bytes, with room for the scales of packed weights
+    static constexpr int WIDTH = ONE ? RING_WIDTH : 1;
+    static constexpr int SLOT = ONE ? WIDTH * 16 * 1056 : RING * 4 * 1152; // bytes, with room for the scales of packed weights
     static constexpr int HEAD = 1536;                              // bytes before the slots
     static constexpr int BYTES = HEAD + SLOTS * SLOT;
     static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
@@ -77,7 +85,7 @@ template <int MAXROWS> struct Ring {
 #pragma unroll 1
             for (int s = 0; s < SLOTS; s++) {
                 mbarrier_init(full(s), 1);
-                mbarrier_init(empty(s), UNITS);
+                mbarrier_init(empty(s), UNITS * LEAVERS);
                 next_of(s) = {0, 0, (u32)s, 0};
             }
             mbarrier_fence();
@@ -148,7 +156,7 @@ template <int MAXROWS> struct Ring {
     // This warp has taken what it wants from the slot.
     __device__ __forceinline__ void leave(int s) {
         __syncwarp();
-        if ((threadIdx.x & 31) == 0) mbarrier_arrive(empty(s));
+        if ((threadIdx.x & 31) < LEAVERS) mbarrier_arrive(empty(s));
     }
     // One row: this stage has been taken. The slot of the one before has been left by most by now, and is refilled.
     __device__ __forceinline__ void next() {

@@ -59,7 +59,7 @@ same_tokens() {
 # A sanitizer over two short replies.
 sanitize() {
     head -n 2 examples/arith-50.jsonl |
-        timeout 300 compute-sanitizer --tool "$1" --error-exitcode 9 "$CUTE_BIN/cute-generate" --model examples/tiny-hybrid \
+        CUTE_RACECHECK=1 timeout 300 compute-sanitizer --tool "$1" --error-exitcode 9 "$CUTE_BIN/cute-generate" --model examples/tiny-hybrid \
             --max-tokens 4 --device "$CUTE_TEST_DEVICE" "${@:2}"
 }
 

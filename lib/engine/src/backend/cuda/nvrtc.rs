@@ -44,9 +44,14 @@ pub struct Nvrtc {
     log: Get,
 }
 
-/// What is handed to the compiler for a unit, apart from text.
+/// What is handed to the compiler for a unit, apart from text. `CUTE_RACECHECK=1` compiles kernels that compute-sanitizer's
+/// racecheck understands (ring.cuh), a little slower.
 pub fn options(unit: &Unit, arch: &str) -> Vec<String> {
-    let fixed = [format!("--gpu-architecture={arch}"), "--std=c++17".to_owned(), "-lineinfo".to_owned()];
+    let mut fixed =
+        vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned(), "-lineinfo".to_owned()];
+    if std::env::var_os("CUTE_RACECHECK").is_some_and(|x| x == "1") {
+        fixed.push("-DRACECHECK".to_owned());
+    }
     let defines = unit.defines.iter().map(|(name, value)| format!("-D{name}={value}"));
     fixed.into_iter().chain(defines).collect()
 }

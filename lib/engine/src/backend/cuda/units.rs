@@ -29,13 +29,39 @@ pub enum Epilogue {
     Swiglu = 2,
 }
 
-/// The longest ring of weights, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared`
-/// bytes of a block: `RING` in ring.cuh, and the bytes of both. When none fits, the shortest, which the device refuses.
-fn ring(rows: usize, rest: u32, shared: u32) -> (u32, u32) {
-    let slots = |n: u32| (n, 1536 + n * 16 * 1056 + rest);
-    let tiles = |n: u32| (n, 1536 + 4 * n * 4 * 1152 + rest);
-    let all = if rows > 1 { [6, 4, 2].map(tiles).to_vec() } else { (1..=10).rev().map(slots).collect() };
-    all.iter().find(|(_, bytes)| *bytes <= shared).or(all.last()).copied().unwrap_or_default()
+/// The ring of weights of a kernel, as in ring.cuh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ring {
+    /// slots for one row, tiles a stage for several
+    length: u32,
+    /// of a slot
+    width: u32,
+    /// bytes of the ring and of what lies beside it
+    bytes: u32,
+}
+
+impl Ring {
+    /// The longest, of those `linear` and the cooperative kernels can have, that leaves `rest` of the `shared` bytes of a
+    /// block; wide for packed weights where there is room for four such slots. When none fits, the shortest, which the
+    /// device refuses.
+    fn longest(rows: usize, packed: bool, rest: u32, shared: u32) -> Ring {
+        let slots = |length, width| Ring { length, width, bytes: 1536 + length * width * 16 * 1056 + rest };
+        let tiles = |length| Ring { length, width: 1, bytes: 1536 + 4 * length * 4 * 1152 + rest };
+        let mut all: Vec<Ring> = match rows {
+            1 if packed => [5, 4].map(|n| slots(n, 2)).into(),
+            _ => Vec::new(),
+        };
+        if rows > 1 {
+            all.extend([6, 4, 2].map(tiles))
+        } else {
+            all.extend((1..=10).rev().map(|n| slots(n, 1)))
+        }
+        *all.iter().find(|ring| ring.bytes <= shared).unwrap_or(&all[all.len() - 1])
+    }
+
+    fn defines(self) -> [(&'static str, String); 2] {
+        [("RING", self.length.to_string()), ("RING_WIDTH", self.width.to_string())]
+    }
 }
 
 /// Shape of a `linear` unit.
@@ -73,18 +99,17 @@ impl Linear {
     }
     /// The unit.
     pub fn unit(&self) -> Unit {
-        Unit {
-            file: "linear.cu",
-            defines: vec![
-                ("INPUTS", self.k.to_string()),
-                ("WEIGHTS", self.layout.name()),
-                ("ROWS", self.rows.to_string()),
-                ("EPILOGUE", (self.epilogue as u32).to_string()),
-                ("NORM", u32::from(self.norm).to_string()),
-                ("BLOCKS", if self.alone || self.rows > 1 { "1" } else { "2" }.into()),
-                ("RING", self.ring().0.to_string()),
-            ],
-        }
+        let alone = self.alone || self.rows > 1 || self.layout.is_packed();
+        let mut defines = vec![
+            ("INPUTS", self.k.to_string()),
+            ("WEIGHTS", self.layout.name()),
+            ("ROWS", self.rows.to_string()),
+            ("EPILOGUE", (self.epilogue as u32).to_string()),
+            ("NORM", u32::from(self.norm).to_string()),
+            ("BLOCKS", if alone { "1" } else { "2" }.into()),
+        ];
+        defines.extend(self.ring().defines());
+        Unit { file: "linear.cu", defines }
     }
     /// The unit of the same product with chosen experts.
     pub fn experts(&self) -> Unit {
@@ -92,10 +117,10 @@ impl Linear {
     }
     /// Shared memory of a block.
     pub fn smem(&self) -> u32 {
-        self.ring().1
+        self.ring().bytes
     }
-    fn ring(&self) -> (u32, u32) {
-        ring(self.rows, self.scratch(), self.shared)
+    fn ring(&self) -> Ring {
+        Ring::longest(self.rows, self.layout.is_packed(), self.scratch(), self.shared)
     }
     /// Shared memory beside the ring, as `Linear::SMEM_BYTES` in linear.cuh.
     fn scratch(&self) -> u32 {
@@ -308,20 +333,16 @@ impl Coop {
     fn unit(&self, file: &'static str, more: Vec<(&'static str, String)>, phases: &[u32]) -> (Unit, u32) {
         let mlp = [self.product(self.hidden, self.gate_up), self.product(self.intermediate, self.down)];
         let rest = mlp.iter().chain(phases).copied().max().unwrap_or(0);
-        let (length, smem) = ring(self.rows, rest, self.shared);
-        let defines = [
-            ("HIDDEN", self.hidden),
-            ("INTERMEDIATE", self.intermediate),
-            ("ROWS", self.rows),
-            ("RING", length as usize),
-        ];
+        let ring = Ring::longest(self.rows, self.gate_up.is_packed(), rest, self.shared);
+        let defines = [("HIDDEN", self.hidden), ("INTERMEDIATE", self.intermediate), ("ROWS", self.rows)];
         let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        defines.extend(ring.defines());
         defines.extend([("GATE_UP", self.gate_up.name()), ("DOWN", self.down.name())]);
         if self.timing {
             defines.push(("REGION_TIMING", "1".into()));
         }
         defines.extend(more);
-        (Unit { file, defines }, smem)
+        (Unit { file, defines }, ring.bytes)
     }
     /// Shared memory beside the ring of a product with `k` inputs in a layer.
     fn product(&self, k: usize, layout: Layout) -> u32 {
