@@ -8,6 +8,9 @@
 //          to whole tiles, before up for EPILOGUE 2 · C [M, ldc] f32, bf16 with -D OUT_BF16
 // Launch   grid ⌈M/BM⌉·⌈N/COLUMNS⌉ · block (BM/WM)·(BN/WN)·32 · shared STAGES·(BM + BN)·BK·2 B
 //          COLUMNS, the columns of C a block makes, is BN, or BN/2 for EPILOGUE 2
+//          with EXPERTS the tiles of rows are the items of moe.cu's list, of up to BM lines: W is that of the item's expert,
+//          `stride` bytes behind the one before; C has the item's lines; so has A, or for EPILOGUE 2 the rows of its lines.
+//          Grid: the most items there can be · ⌈N/COLUMNS⌉; those beyond the list leave at once
 // Traffic  W once for every GROUP·BM rows, A from L2 once for every COLUMNS columns, C once (twice for EPILOGUE 1):
 //          62 MB at M = 512, N = K = 5120, for 26.8 GFLOP
 // Numbers  products of bf16 exact, sums in f32: each element of C is one chain of m16n8k16 over ascending k and so has the
@@ -91,29 +94,57 @@ __device__ __forceinline__ void finish(Out* C, float (&acc)[WM / 16][WN / 8][4],
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
+#ifdef EXPERTS
+gemm(Out* C, const u16* A, const u16* W, u64 stride, const uint4* items, const u32* row_of, const u32* count, int N, i64 lda,
+     i64 ldc) {
+    wait_for_previous();
+    int tiles_n = (N + COLUMNS - 1) / COLUMNS, m0 = 0, n0 = blockIdx.x % tiles_n * COLUMNS;
+    if (blockIdx.x / tiles_n >= __ldcg(count)) return;
+    uint4 item = __ldcg(items + blockIdx.x / tiles_n);
+    int M = item.z;
+    W = (const u16*)((const char*)W + item.x * stride);
+    C += item.y * ldc;
+#else
 gemm(Out* C, const u16* A, const u16* W, int M, int N, i64 lda, i64 ldc) {
     // Rows vary fastest within a group of GROUP tiles: a tile of W is read by neighbours in time.
     int tiles_m = (M + BM - 1) / BM, tiles_n = (N + COLUMNS - 1) / COLUMNS;
     int group = blockIdx.x / (GROUP * tiles_n), rest = blockIdx.x % (GROUP * tiles_n);
     int height = min(GROUP, tiles_m - group * GROUP);
     int m0 = (group * GROUP + rest % height) * BM, n0 = rest / height * COLUMNS;
+#endif
 
     // This thread copies one piece of every STEP-th row of a tile. For SwiGLU eight rows of gate alternate with the same eight
     // of up, so that a thread ends up with both sums of an element of C. What lies past M and N is left out: a row of a
     // product sees no other row, and theirs are not stored.
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int row = threadIdx.x / CHUNKS, col = EPILOGUE == 2 ? row / 16 * 8 + row % 8 : row;
+    char* to = SMEM + place(row, threadIdx.x % CHUNKS);
     int rows_left = M - m0 - row, cols_left = N - n0 - col;
     i64 lane_k = threadIdx.x % CHUNKS * 8;
+#if defined(EXPERTS) && EPILOGUE == 2
+    u32 rows[(BM + STEP - 1) / STEP]; // of A
+#pragma unroll
+    for (int r = 0; r < BM; r += STEP) rows[r / STEP] = __ldcg(row_of + item.y + min(r + row, M - 1));
+    A += lane_k;
+    auto copy_a = [&](int stage, const u16* from) {
+#pragma unroll
+        for (int r = 0; r < BM; r += STEP)
+            if (r < rows_left && (BM % STEP == 0 || r + row < BM))
+                cp_async16(to + stage + r * (BK * 2), from + rows[r / STEP] * lda);
+    };
+#else
+#ifdef EXPERTS
+    A += item.y * lda;
+#endif
     A += (m0 + row) * lda + lane_k;
-    int n = n0 + col + (EPILOGUE == 2 && row & 8 ? (N + 7) / 8 * 8 : 0);
-    W += (i64)(n / 8) * 8 * K + n % 8 * 32 + lane_k / 32 * 256 + lane_k % 32;
-    char* to = SMEM + place(row, threadIdx.x % CHUNKS);
     auto copy_a = [&](int stage, const u16* from) {
 #pragma unroll
         for (int r = 0; r < BM; r += STEP, from += STEP * lda)
             if (r < rows_left && (BM % STEP == 0 || r + row < BM)) cp_async16(to + stage + r * (BK * 2), from);
     };
+#endif
+    int n = n0 + col + (EPILOGUE == 2 && row & 8 ? (N + 7) / 8 * 8 : 0);
+    W += (i64)(n / 8) * 8 * K + n % 8 * 32 + lane_k / 32 * 256 + lane_k % 32;
     auto copy_w = [&](int stage, const u16* from) {
 #pragma unroll
         for (int r = 0; r < BN; r += STEP, from += STEP * COLUMNS / BN * K)

@@ -22,9 +22,10 @@ struct LinearArgs {
     const float* norm; // [K], zero-centred, when NORMED
     float eps;
     u32 rows, n, ldx, ldo;
+    u32 at; // GATHER: the rows of x that this lane takes for rows g and, in the upper half, g + 8
 };
 
-template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
+template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false> struct Linear {
     typedef Ring<MAXROWS> Stages;
     template <class V_> using With = Linear<V_, K, MAXROWS, EPI, NORMED>; // of other weights
     static constexpr bool ONE = Stages::ONE;
@@ -115,7 +116,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED> struct Linear {
     __device__ __forceinline__ void inputs(const LinearArgs& a, int k, u32 row, uint4& hi, uint4& lo) {
         hi = lo = make_uint4(0, 0, 0, 0);
         if (row >= a.rows || (KP > XP && k >= XP)) return;
-        const float* x = a.x + (u64)row * a.ldx + k;
+        const float* x = a.x + (u64)(!GATHER ? row : row < 8 ? a.at & 0xffff : a.at >> 16) * a.ldx + k;
         float4 p = *(const float4*)x, q = *(const float4*)(x + 4);
         split_bf16(p.x, p.y, hi.x, lo.x);
         split_bf16(p.z, p.w, hi.y, lo.y);

@@ -63,7 +63,7 @@ template <int MAXROWS> struct Ring {
     static constexpr int HEAD = 1536;                              // bytes before the slots
     static constexpr int BYTES = HEAD + SLOTS * SLOT;
     static_assert(SLOTS >= 1 && SLOTS <= 16, "a warp fills one slot at most");
-    static_assert(520 + MAX_SHARES * sizeof(Share) <= HEAD, "the shares fit");
+    static_assert(520 + MAX_SHARES * sizeof(Share) + 4 <= HEAD, "the shares fit, and a word behind them");
 
     u32 parity;     // bit s: of the next stage that this warp takes from slot s
     u32 taking;     // the share that is next to be taken

@@ -1,6 +1,6 @@
 //! Every kernel compiles for every architecture, without a GPU, and what it needs is printed. Without NVRTC these skip.
 
-use cute_checkpoint::Config;
+use cute_checkpoint::{Config, Moe};
 use cute_engine::backend::cuda::Layout;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin, in_parallel};
 use cute_engine::backend::cuda::cubin::{Needs, needs};
@@ -34,8 +34,8 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// The tiny model, and the shape of a large one.
-fn configs() -> Vec<Config> {
+/// The tiny model, the shapes of a large one and of a large mixture of experts, and a tiny mixture.
+fn configs() -> [Config; 4] {
     let file = root().join("examples/tiny-hybrid/config.json");
     let tiny = std::fs::read_to_string(&file).unwrap();
     let tiny = Config::parse(("config.json", tiny.as_bytes()), None).unwrap();
@@ -56,7 +56,32 @@ fn configs() -> Vec<Config> {
         tie_word_embeddings: false,
         ..tiny.clone()
     };
-    vec![tiny, large]
+    let moe = |num_experts, moe_intermediate_size| Moe {
+        num_experts,
+        num_experts_per_tok: 8,
+        moe_intermediate_size,
+        shared_expert_intermediate_size: moe_intermediate_size,
+        norm_topk_prob: true,
+        sparse: vec![true; 64],
+    };
+    let experts = Config {
+        hidden_size: 2048,
+        intermediate_size: 0,
+        num_hidden_layers: 40,
+        layer_types: tiny.layer_types[..4].repeat(10),
+        num_attention_heads: 16,
+        num_key_value_heads: 2,
+        linear_num_value_heads: 32,
+        moe: Some(moe(256, 512)),
+        ..large.clone()
+    };
+    let few = Config { intermediate_size: 0, moe: Some(moe(8, 48)), ..tiny.clone() };
+    [tiny, large, experts, few]
+}
+
+/// Units of a model whose matrices are packed.
+fn units_of(config: &Config, layout: Layout, shared: u32) -> Vec<Unit> {
+    units(config, &Layouts::packed(config, layout), shared)
 }
 
 fn probe(block: &str) -> Unit {
@@ -69,16 +94,21 @@ fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
     let mut jobs: BTreeSet<(Unit, &str)> = BTreeSet::new();
     for arch in ARCHITECTURES {
         let shared = shared_memory(arch);
-        jobs.extend(
-            configs().iter().flat_map(|c| units(c, &Layouts::plain(c), shared)).map(|unit| (unit, arch)),
-        );
-        let large = &configs()[1];
+        let [tiny, large, experts, few] = &configs();
+        let plain = |c: &Config| units(c, &Layouts::plain(c), shared);
+        // the tiny mixture is the tiny model but for its experts
+        let of_experts =
+            |unit: &Unit| unit.file == "experts.cu" || unit.defines.iter().any(|d| d.0 == "EXPERTS");
+        let few = plain(few).into_iter().filter(of_experts);
+        let all = [tiny, large, experts].into_iter().flat_map(plain);
+        jobs.extend(all.chain(few).map(|unit| (unit, arch)));
         for layout in [Layout::Fp8, Layout::Nvfp4] {
             // one type of K and V stands for all
             let of_kv =
                 |unit: &Unit| unit.defines.iter().all(|(name, value)| *name != "KV_TYPE" || value == "1");
-            let units = units(large, &Layouts::packed(large, layout), shared).into_iter().filter(of_kv);
-            jobs.extend(units.map(|unit| (unit, arch)));
+            let units = units_of(large, layout, shared).into_iter().filter(of_kv);
+            let experts = units_of(experts, layout, shared).into_iter().filter(of_experts);
+            jobs.extend(units.chain(experts).map(|unit| (unit, arch)));
         }
         jobs.insert((probe("256"), arch));
     }

@@ -9,8 +9,12 @@ use common::{expected, format_models, greedy, logits, random_floats, root, run, 
 use cute_checkpoint::Checkpoint;
 use cute_engine::backend::cpu::Cpu;
 use cute_engine::backend::cuda::{Cuda, Options};
-use cute_engine::backend::{Taken, top_k};
+use cute_engine::backend::{Backend, CacheShape, KvDtype, Taken, top_k};
+use cute_engine::batch::BatchKind;
+use cute_engine::dispatch::Dispatcher;
+use cute_engine::guard::Guard;
 use cute_engine::knobs::PathKnob;
+use cute_engine::model::{Model, Scratch};
 use cute_engine::{EngineConfig, Knobs};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -214,19 +218,121 @@ fn packed_models_answer_on_cuda_as_transformers_does_on_every_path() {
 }
 
 #[test]
-fn experts_on_a_device_that_does_not_run_them_are_refused_when_the_model_is_opened() {
+fn mixtures_of_experts_answer_on_cuda_as_transformers_does() {
     let Some(gpu) = testing::device() else { return };
-    for path in format_models() {
-        let checkpoint = Checkpoint::open(&path).unwrap();
-        if checkpoint.config.moe.is_none() {
+    // plain, FP8 and NVFP4 experts; a dense layer among sparse ones, weights that are not normalised
+    let names = ["moe", "moe-nvfp4", "next", "moe-fp8-fused", "next-fp8"];
+    let cuts = if testing::on_a_device() { &[&[][..], &[70], &[1, 149]][..] } else { &[&[70][..]][..] };
+    let cuda = |c: &Checkpoint, options| Cuda::new(gpu.clone(), &c.config, options).unwrap();
+    for name in names {
+        let (checkpoint, e) = (open(name), expected(&dir(name)));
+        for cuts in cuts {
+            let ours = logits(&cuda(&checkpoint, Options::default()), &checkpoint, &e, cuts);
+            let worst = ours.iter().zip(&e.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{name} cut at {cuts:?}: largest difference {worst:e}");
+            assert!(ours.len() == e.logits.len() && worst < 1e-3, "{name}: {worst:e}");
+        }
+        if !testing::on_a_device() && !["moe", "next"].contains(&name) {
             continue;
         }
-        let refused = match Cuda::new(gpu.clone(), &checkpoint.config, Options::default()) {
-            Err(e) => e.to_string(),
-            Ok(_) => panic!("{} was taken", path.display()),
-        };
-        assert!(refused.starts_with("mixtures of experts on"), "{refused}");
-        assert!(refused.ends_with("are not supported yet: run on the CPU (--device cpu)"), "{refused}");
+        let prompts = [e.input_ids.clone(), e.input_ids[..9].to_vec(), e.input_ids[3..5].to_vec()];
+        let mut answers = Vec::new();
+        for (max_num_seqs, max_num_batched_tokens, graphs, path) in
+            [(3, 512, true, PathKnob::Auto), (1, 31, true, PathKnob::Lite), (2, 512, false, PathKnob::Coop)]
+        {
+            let knobs = Knobs { path, coop_gdn: true, ..Knobs::default() };
+            let base = EngineConfig { max_model_len: 256, knobs, ..EngineConfig::default() };
+            let config = EngineConfig { max_num_seqs, max_num_batched_tokens, ..base };
+            let options = Options { graphs, ..Options::default() };
+            let tokens = greedy(e.greedy_ids.len());
+            let run = run_on(cuda(&checkpoint, options), &checkpoint, config, &prompts, &tokens);
+            assert_eq!(run.outputs[0].token_ids, e.greedy_ids, "{name}: {path:?}");
+            let why = "path=paged outcome=paged reason=mixture_of_experts";
+            assert!(!run.log.is_empty() && run.log.iter().all(|l| l.contains(why)), "{name}: {:?}", run.log);
+            answers.push(run.fingerprints());
+        }
+        // in a batch, alone with its prompt in pieces, and in steps that are not recorded
+        assert!(answers.iter().all(|a| *a == answers[0]), "{name}: {answers:?}");
+    }
+}
+
+/// A step that is watched reads the host's copies; its bits are those of one that is not, poison or none.
+#[test]
+fn a_nan_in_an_expert_is_blamed_on_it_by_a_watched_device() {
+    let Some(gpu) = testing::device() else { return };
+    // the router of zeros takes experts 0, 1 and 2
+    let with = |nan: &'static [(&'static str, usize)]| {
+        edited("moe", move |tensors, _| {
+            for (name, (_, _, bytes)) in tensors.iter_mut() {
+                let each = bytes.len() / 8;
+                if name.ends_with("mlp.gate.weight") {
+                    bytes.fill(0);
+                }
+                for (_, expert) in nan.iter().filter(|(end, _)| name.ends_with(end)) {
+                    bytes[expert * each..][..4].fill(0xff);
+                }
+            }
+        })
+    };
+    let ends = |checkpoint: &Checkpoint, config: EngineConfig| {
+        let cuda = Cuda::new(gpu.clone(), &checkpoint.config, Options::default()).unwrap();
+        let prompts: Vec<Vec<u32>> = (1..4).map(|n| (0..3 * n).collect()).collect();
+        let base = EngineConfig { max_model_len: 48, max_num_seqs: 2, page_size: 16, ..config };
+        run_on(cuda, checkpoint, base, &prompts, &greedy(5))
+    };
+    let watched = EngineConfig {
+        trace_nonfinite: true,
+        poison: true,
+        guards: [Guard::Slot0].into_iter().collect(),
+        ..EngineConfig::default()
+    };
+    let (_dir, sound) = with(&[("layers.1.mlp.experts.down_proj", 3)]);
+    let plain = ends(&sound, EngineConfig::default());
+    let run = ends(&sound, watched.clone());
+    assert_eq!((&run.findings, run.fingerprints()), (&vec![], plain.fingerprints()));
+    let guards = [Guard::Slot0, Guard::Capture].into_iter().collect();
+    let recorded = ends(&sound, EngineConfig { poison: true, guards, ..EngineConfig::default() });
+    assert_eq!((&recorded.findings, recorded.fingerprints()), (&vec![], plain.fingerprints()));
+
+    let (_dir, broken) = with(&[("layers.1.mlp.experts.down_proj", 2)]);
+    let run = ends(&broken, watched);
+    let traced: Vec<_> = run.findings.iter().filter(|f| f.check == "nonfinite_value").collect();
+    assert_eq!(traced.len(), 3, "{:?}", run.findings);
+    for f in traced {
+        assert_eq!((f.layer, f.data["phase"].as_str()), (Some(1), Some("expert")), "{f:?}");
+    }
+}
+
+#[test]
+fn a_step_with_experts_is_recorded_once_and_replayed() {
+    // a recording refuses copies to and from the host, so there are none
+    let Some(gpu) = testing::device() else { return };
+    let checkpoint = open("moe");
+    let backend = Cuda::new(gpu, &checkpoint.config, Options::default()).unwrap();
+    let model = Model::load(&backend, &checkpoint, 64).unwrap();
+    let shape = CacheShape {
+        num_pages: 4,
+        page_size: 64,
+        kv_dtype: KvDtype::F32,
+        num_slots: 4,
+        max_rows: 3,
+        max_len: 64,
+    };
+    let mut cache = backend.cache(&checkpoint.config, shape).unwrap();
+    let mut scratch = Scratch::new(&backend, &checkpoint.config, 3, 3).unwrap();
+    let log = Box::new(|_: &str| ());
+    let knobs = Knobs::default();
+    let mut dispatcher = Dispatcher::new(&backend, &checkpoint.config, knobs, 3, None, log).unwrap();
+    for (rows, recordings) in [(1, 0), (1, 1), (1, 1), (3, 1), (3, 2), (1, 2), (3, 2)] {
+        let batch = testing::batch(BatchKind::Decode, rows);
+        let before = backend.experts_read().unwrap();
+        let top = model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher).unwrap();
+        assert!(top.len() == rows && top.iter().all(Option::is_some));
+        assert_eq!(backend.recordings(), recordings, "{rows} rows");
+        let read = backend.experts_read().unwrap() - before;
+        // three layers, of three experts each for one row
+        let expected = if rows == 1 { 9..=9 } else { 9..=24 };
+        assert!(expected.contains(&read), "{rows} rows read {read} experts");
     }
 }
 

@@ -4,6 +4,7 @@
 //! operation is a method whose default body is its unfused definition, so that the reference inherits the
 //! definition and a faster backend proves itself against it.
 
+mod arguments;
 pub mod cpu;
 pub mod cuda;
 mod fused;
@@ -11,6 +12,7 @@ mod moe;
 mod shapes;
 mod watch;
 
+pub use arguments::{DeltaGate, DeltaNet, QkNorm};
 pub use cpu::Cpu;
 pub use fused::{CoopGdn, CoopLayer, Counters, MLP_SPLIT, MlpLayer, MlpWeights, REGIONS, Regions, Workspace};
 pub use moe::{MoeLayer, MoeScratch, MoeWeights, Routing, Taken, top_k};
@@ -66,9 +68,10 @@ pub trait Backend: Sized {
     fn runs_format(&self, format: Format) -> bool {
         !format.is_packed()
     }
-    /// Whether [`Backend::add_weighted`] is there, without which there are no experts.
-    fn runs_experts(&self) -> bool {
-        false
+    /// Rows of the buffers that [`MoeScratch`] has for one expert, in steps of up to `rows`: none where [`Backend::moe`] has
+    /// buffers of its own.
+    fn expert_rows(&self, rows: usize) -> usize {
+        rows
     }
 
     /// A zeroed buffer.
@@ -101,6 +104,10 @@ pub trait Backend: Sized {
         let _ = keep;
         Ok(true)
     }
+    /// Loads matrices of one shape, each as [`Backend::load`] does, of which a row is multiplied with a few.
+    fn expert_matrices(&self, experts: Vec<Vec<LazyWeight>>) -> Result<Vec<Self::Matrix>, Error> {
+        experts.into_iter().map(|weights| self.load(weights)).collect()
+    }
     /// A matrix of random weights with variance `1 / inputs`, for measurements: so many outputs of each format, one below the
     /// other. Where weights are not kept packed they are bf16.
     fn random_matrix(
@@ -109,6 +116,17 @@ pub trait Backend: Sized {
         inputs: usize,
         seed: u64,
     ) -> Result<Self::Matrix, Error>;
+    /// `count` of them, all of one shape and format, as [`Backend::expert_matrices`] loads them.
+    fn random_experts(
+        &self,
+        count: usize,
+        (outputs, format): (usize, Format),
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Vec<Self::Matrix>, Error> {
+        let seed = |i: usize| seed.wrapping_add(i as u64);
+        (0..count).map(|i| self.random_matrix(&[(outputs, format)], inputs, seed(i))).collect()
+    }
     /// Zeroed caches.
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// Takes over rotary angles.
@@ -260,7 +278,7 @@ pub trait Backend: Sized {
         weights: &[f32],
     ) -> Result<(), Error> {
         let _ = (x, y, rows, weights);
-        Err(self.not_yet("mixtures of experts"))
+        Err(Error::Launch("add_weighted: experts are computed together here".into()))
     }
 
     /// Norms and rotates q and k in place, and writes k and v to the pages.
@@ -427,37 +445,5 @@ pub trait Backend: Sized {
     }
 }
 
-/// Arguments of [`Backend::qk_norm_rope_kv`].
-pub struct QkNorm<'a, B: Backend> {
-    /// columns of the projection
-    pub shape: AttentionShape,
-    /// weights of the query norm, `[head_dim]`
-    pub q_norm: &'a B::Vector,
-    /// weights of the key norm, `[head_dim]`
-    pub k_norm: &'a B::Vector,
-    /// angles of all positions
-    pub rope: &'a B::Rope,
-}
-
-/// Arguments of [`Backend::gated_delta_net`].
-pub struct DeltaNet<'a, B: Backend> {
-    /// of the convolution, `[C, K]`
-    pub taps: &'a B::Vector,
-    /// of the recurrence
-    pub gate: DeltaGate<'a, B>,
-    /// of the gated norm, `[Dv]`, and its eps
-    pub norm: (&'a B::Vector, f32),
-}
-
 /// The operations of a step; see [`Backend::step`].
 pub type StepOps<'a> = dyn FnMut() -> Result<Vec<Path>, Error> + 'a;
-
-/// Arguments of [`Backend::gated_delta_rule`].
-pub struct DeltaGate<'a, B: Backend> {
-    /// columns of the projection
-    pub shape: GdnShape,
-    /// `[Hv]`
-    pub a_log: &'a B::Vector,
-    /// `[Hv]`
-    pub dt_bias: &'a B::Vector,
-}

@@ -32,7 +32,7 @@ pub struct MoeWeights<B: Backend> {
 pub struct MoeScratch<B: Backend> {
     /// router logits `[rows, E]`
     pub logits: B::Buf,
-    /// rows that take one expert `[rows, H]`
+    /// rows that take one expert `[rows, H]`; this and the next two have no rows where a device computes all experts at once
     pub taken: B::Buf,
     /// `[gate | up]` of an expert `[rows, 2 I]`
     pub gate_up: B::Buf,
@@ -55,12 +55,13 @@ impl<B: Backend> MoeScratch<B> {
     /// When the device has no memory for them.
     pub fn new(backend: &B, m: &Moe, hidden: usize, rows: usize) -> Result<Self, Error> {
         let buf = |width| backend.buf(rows, width);
+        let of_one = |width| backend.buf(backend.expert_rows(rows), width);
         let (i, s) = (m.moe_intermediate_size, m.shared_expert_intermediate_size);
         Ok(MoeScratch {
             logits: buf(m.num_experts)?,
-            taken: buf(hidden)?,
-            gate_up: buf(2 * i)?,
-            act: buf(i)?,
+            taken: of_one(hidden)?,
+            gate_up: of_one(2 * i)?,
+            act: of_one(i)?,
             out: buf(hidden)?,
             shared_gate_up: buf(2 * s)?,
             shared_act: buf(s)?,

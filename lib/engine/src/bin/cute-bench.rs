@@ -87,6 +87,8 @@ struct DiskArgs {
     cold: bool,
 }
 
+const DENSE: (&str, &str) = ("Qwen3_5ForCausalLM", "qwen3_5_text");
+
 /// hidden, intermediate, layers, query heads, key/value heads, value heads, tied
 const SHAPES: &[(&str, [usize; 6], bool)] = &[
     ("0.8b", [1024, 3584, 24, 8, 2, 16], true),
@@ -94,7 +96,12 @@ const SHAPES: &[(&str, [usize; 6], bool)] = &[
     ("4b", [2560, 9216, 32, 16, 4, 32], true),
     ("9b", [4096, 12288, 32, 16, 4, 32], false),
     ("27b", [5120, 17408, 64, 24, 4, 48], false),
+    ("35b-a3b", [2048, 0, 40, 16, 2, 32], false),
+    ("122b-a10b", [3072, 0, 48, 32, 2, 64], false),
 ];
+
+/// Of those that have them: experts, how many a token takes, their width, which is the shared expert's too.
+const EXPERTS: &[(&str, [usize; 3])] = &[("35b-a3b", [256, 8, 512]), ("122b-a10b", [256, 8, 1024])];
 
 /// config.json of a published shape.
 fn config_json(name: &str) -> anyhow::Result<Value> {
@@ -103,8 +110,10 @@ fn config_json(name: &str) -> anyhow::Result<Value> {
         .iter()
         .find(|(n, ..)| *n == name)
         .with_context(|| format!("no shape {name:?}: expected {}", known()))?;
-    Ok(json!({
-        "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "dtype": "bfloat16",
+    let experts = EXPERTS.iter().find(|(n, _)| *n == name).map(|(_, e)| e);
+    let kind = if experts.is_some() { ("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text") } else { DENSE };
+    let mut text = json!({
+        "architectures": [kind.0], "model_type": kind.1, "dtype": "bfloat16",
         "vocab_size": 248320, "hidden_size": h, "intermediate_size": i, "num_hidden_layers": l,
         "num_attention_heads": nh, "num_key_value_heads": nkv, "head_dim": 256, "rms_norm_eps": 1e-6,
         "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": hv,
@@ -112,7 +121,14 @@ fn config_json(name: &str) -> anyhow::Result<Value> {
         "max_position_embeddings": 262_144, "tie_word_embeddings": tied, "hidden_act": "silu",
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
         "eos_token_id": 248_044
-    }))
+    });
+    if let Some([experts, taken, width]) = experts {
+        text["num_experts"] = (*experts).into();
+        text["num_experts_per_tok"] = (*taken).into();
+        text["moe_intermediate_size"] = (*width).into();
+        text["shared_expert_intermediate_size"] = (*width).into();
+    }
+    Ok(text)
 }
 
 fn config(name: &str) -> anyhow::Result<Config> {
@@ -129,8 +145,9 @@ fn format(name: &str) -> anyhow::Result<Format> {
     }
 }
 
-/// Bytes of weights that a token streams, as a checkpoint stores them: every matrix but the gathered embedding.
-fn weight_bytes(c: &Config, format: Format) -> f64 {
+/// Bytes of weights that a token streams, as a checkpoint stores them: every matrix but the gathered embedding and routed
+/// experts; and those of all routed experts.
+fn weight_bytes(c: &Config, format: Format) -> (f64, f64) {
     let shapes = cute_checkpoint::expected_shapes(c);
     let streamed = shapes
         .iter()
@@ -141,7 +158,14 @@ fn weight_bytes(c: &Config, format: Format) -> f64 {
         f if f.is_packed() => (n * k + 2 * n.div_ceil(128) * k.div_ceil(128)) as f64,
         _ => 2.0 * (n * k) as f64,
     };
-    streamed.map(|(name, s)| bytes(name, s[0], s[1])).sum()
+    let (experts, others): (Vec<_>, Vec<_>) = streamed.partition(|(name, _)| name.contains(".experts."));
+    let sum = |of: Vec<&(String, Vec<usize>)>| of.into_iter().map(|(name, s)| bytes(name, s[0], s[1])).sum();
+    (sum(others), sum(experts))
+}
+
+/// Experts whose weights have been read so far, over all layers and steps.
+fn experts_read(backend: &Cuda, c: &Config) -> anyhow::Result<u32> {
+    if c.moe.is_some() { Ok(backend.experts_read()?) } else { Ok(0) }
 }
 
 /// Bytes of state and cache that one sequence's token reads and writes.
@@ -289,7 +313,8 @@ fn shares(profiled: &Profiled, mut of: serde_json::Value) -> anyhow::Result<()> 
 fn shape(args: &Args, gpu: &Arc<dyn Gpu>, (name, stored): (&str, &str), stream: f64) -> anyhow::Result<()> {
     let c = config(name)?;
     let format = format(stored)?;
-    let weight_bytes = weight_bytes(&c, format);
+    let (weight_bytes, expert_bytes) = weight_bytes(&c, format);
+    let all_experts = c.moe.as_ref().map_or(1, |m| m.num_experts * c.num_hidden_layers);
     let max_batch = args.batches.iter().copied().max().unwrap_or(1);
     let longest = args.contexts.iter().chain(&args.prefill).copied().max().unwrap_or(128) + 64 * args.steps;
     let profiled = Arc::new(Profiled::new(gpu.clone()));
@@ -327,14 +352,13 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, (name, stored): (&str, &str), stream: 
         "{}",
         json!({
             "what": "load", "shape": name, "format": stored, "seconds": load, "compile_s": compile,
-            "weight_gb": weight_bytes / 1e9,
+            "weight_gb": (weight_bytes + expert_bytes) / 1e9,
         })
     );
     for path in &args.paths {
         let mut dispatcher = Dispatcher::new(&backend, &c, knobs(path)?, max_batch, None, Box::new(|_| ()))?;
         for &n in &args.batches {
             for &context in &args.contexts {
-                let gb = (weight_bytes + n as f64 * state_bytes(&c, context)) / 1e9;
                 if args.profile {
                     for _ in 0..2 {
                         profiled.take()?;
@@ -350,8 +374,12 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, (name, stored): (&str, &str), stream: 
                 let mut times = Vec::new();
                 let first = Instant::now();
                 let mut build = 0.0;
+                let mut read_before = 0;
                 for step in 0..2 * args.steps {
                     let batch = batch(BatchKind::Decode, n, context + step, 1);
+                    if step == args.steps {
+                        read_before = experts_read(&backend, &c)?;
+                    }
                     let start = Instant::now();
                     model.forward(&backend, &batch, &mut cache, &mut scratch, &mut dispatcher)?;
                     if step == 0 {
@@ -361,13 +389,17 @@ fn shape(args: &Args, gpu: &Arc<dyn Gpu>, (name, stored): (&str, &str), stream: 
                         times.push(start.elapsed().as_secs_f64() * 1e3);
                     }
                 }
+                // of the experts that were chosen: counted on the device, as the router chose them
+                let read = experts_read(&backend, &c)?.wrapping_sub(read_before);
+                let chosen = f64::from(read) / (args.steps * all_experts) as f64;
+                let gb = (weight_bytes + chosen * expert_bytes + n as f64 * state_bytes(&c, context)) / 1e9;
                 let ms = median(times);
                 let rate = gb / ms * 1e3;
                 println!(
                     "{}",
                     json!({
                         "what": "decode", "shape": name, "format": stored, "path": path, "batch": n, "context": context, "ms": ms,
-                        "gb": gb, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
+                        "gb": gb, "experts_read": chosen, "gb_s": rate, "share_of_stream": rate / stream, "first_step_s": build,
                     })
                 );
                 eprintln!(

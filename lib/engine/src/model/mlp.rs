@@ -5,6 +5,10 @@ use crate::Error;
 use crate::backend::{Backend, MlpLayer, MlpWeights, MoeLayer, MoeWeights};
 use cute_checkpoint::{Config, Moe};
 
+/// Matrices of an MLP.
+const GATE_UP: [&str; 2] = ["gate_proj.weight", "up_proj.weight"];
+const DOWN: [&str; 1] = ["down_proj.weight"];
+
 /// What a layer has behind its mixer.
 pub(super) enum Feed<B: Backend> {
     Dense(Mlp<B>),
@@ -46,18 +50,15 @@ impl<B: Backend> Feed<B> {
     }
 }
 
-/// Router, experts one by one, shared expert and its gate.
+/// Router, experts, shared expert and its gate.
 fn experts<B: Backend>(load: &Loader<'_, B>, m: &Moe) -> Result<MoeWeights<B>, Error> {
-    let gate_up = |load: &Loader<'_, B>| load.matrix(&["gate_proj.weight", "up_proj.weight"]);
-    let down = |load: &Loader<'_, B>| load.matrix(&["down_proj.weight"]);
-    let each = |e: usize| load.below(&format!("experts.{e}"));
     let shared = load.below("shared_expert");
     Ok(MoeWeights {
         gate: load.matrix(&["gate.weight"])?,
-        gate_up: (0..m.num_experts).map(|e| gate_up(&each(e))).collect::<Result<_, _>>()?,
-        down: (0..m.num_experts).map(|e| down(&each(e))).collect::<Result<_, _>>()?,
-        shared_gate_up: gate_up(&shared)?,
-        shared_down: down(&shared)?,
+        gate_up: load.experts(m.num_experts, &GATE_UP)?,
+        down: load.experts(m.num_experts, &DOWN)?,
+        shared_gate_up: shared.matrix(&GATE_UP)?,
+        shared_down: shared.matrix(&DOWN)?,
         shared_gate: load.matrix(&["shared_expert_gate.weight"])?,
         k: m.num_experts_per_tok,
         normalise: m.norm_topk_prob,
@@ -76,8 +77,8 @@ impl<B: Backend> Mlp<B> {
     pub(super) fn load(load: &Loader<'_, B>, c: &Config) -> Result<Self, Error> {
         Ok(Mlp {
             intermediate: c.intermediate_size,
-            gate_up: load.matrix(&["gate_proj.weight", "up_proj.weight"])?,
-            down_proj: load.matrix(&["down_proj.weight"])?,
+            gate_up: load.matrix(&GATE_UP)?,
+            down_proj: load.matrix(&DOWN)?,
         })
     }
 

@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::dispatch::{Decision, Dispatcher, Path};
 use crate::rope::Rope;
-use cute_checkpoint::{Checkpoint, Config, Dtype, Format, Tensor};
+use cute_checkpoint::{Checkpoint, Config, Dtype, Format, LazyWeight, Tensor};
 use decoder_layer::{DecoderLayer, Step};
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl<B: Backend> Model<B> {
     /// Loads the weights; positions up to `max_model_len` get their rotary angles.
     ///
     /// # Errors
-    /// When the device does not run weights of this format or experts, or a tensor is unreadable or does not fit on it.
+    /// When the device does not run weights of this format, or a tensor is unreadable or does not fit on it.
     pub fn load(backend: &B, checkpoint: &Checkpoint, max_model_len: usize) -> Result<Self, Error> {
         if let Some(format) = checkpoint.formats().into_iter().find(|f| !backend.runs_format(*f)) {
             return Err(backend.not_yet(&format!("{} weights", format.name())));
@@ -64,9 +64,6 @@ impl<B: Backend> Model<B> {
         weights: &Weights<'_>,
         max_model_len: usize,
     ) -> Result<Self, Error> {
-        if config.moe.is_some() && !backend.runs_experts() {
-            return Err(backend.not_yet("mixtures of experts"));
-        }
         let load = Loader { backend, weights, prefix: String::new() };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         let (mut kv_layer, mut state_layer) = (0, 0);
@@ -189,12 +186,14 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
     /// Several matrices stacked by rows: one product instead of many, the same sums.
     fn matrix(&self, names: &[&str]) -> Result<B::Matrix, Error> {
-        let checkpoint = match self.weights {
-            Weights::Checkpoint(checkpoint) => checkpoint,
-            Weights::Random(shapes, format) => return self.random(shapes, *format, names),
-        };
-        let lazy = |name: &&str| checkpoint.lazy(&format!("{}{name}", self.prefix));
-        self.backend.load(names.iter().map(lazy).collect::<Result<_, _>>()?)
+        match self.weights {
+            Weights::Checkpoint(checkpoint) => self.backend.load(self.stored(checkpoint, names)?),
+            Weights::Random(shapes, format) => self.random(shapes, *format, names),
+        }
+    }
+    fn stored(&self, checkpoint: &Checkpoint, names: &[&str]) -> Result<Vec<LazyWeight>, Error> {
+        let lazy = |name: &&str| Ok(checkpoint.lazy(&format!("{}{name}", self.prefix))?);
+        names.iter().map(lazy).collect()
     }
     fn random(
         &self,
@@ -210,6 +209,23 @@ impl<'a, B: Backend> Loader<'a, B> {
             inputs = shape[1];
         }
         self.backend.random_matrix(&outputs, inputs, digest_seed(&self.prefix))
+    }
+    /// Such a matrix of each of `count` experts.
+    fn experts(&self, count: usize, names: &[&str]) -> Result<Vec<B::Matrix>, Error> {
+        let each = |e: usize| self.below(&format!("experts.{e}"));
+        let (shapes, format) = match self.weights {
+            Weights::Checkpoint(checkpoint) => {
+                let stored = (0..count).map(|e| each(e).stored(checkpoint, names));
+                return self.backend.expert_matrices(stored.collect::<Result<_, _>>()?);
+            }
+            Weights::Random(shapes, format) => (shapes, *format),
+        };
+        let prefix = each(0).prefix;
+        let of = |n: &&str| shape(shapes, &format!("{prefix}{n}")).map(|s| (s[0], s[1]));
+        let shapes = names.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        let outputs = shapes.iter().map(|(n, _)| n).sum();
+        let inputs = shapes.first().map_or(0, |(_, k)| *k);
+        self.backend.random_experts(count, (outputs, format), inputs, digest_seed(&prefix))
     }
 }
 

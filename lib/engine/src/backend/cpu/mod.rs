@@ -109,9 +109,7 @@ impl Backend for Cpu {
     fn runs_format(&self, _: Format) -> bool {
         true
     }
-    fn runs_experts(&self) -> bool {
-        true
-    }
+    /// Widens everything to f32, which holds the values of packed weights as they are defined.
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
         self.load(weights.into_iter().map(LazyWeight::from).collect())
     }

@@ -52,11 +52,15 @@ impl Tile {
         let fits = |t: &&Tile| t.smem() <= smem && !(swiglu && t.block[1] != 192);
         WIDE.iter().filter(fits).min_by_key(cost).copied().unwrap_or(SMALL)
     }
+    /// The tiles for products of chosen experts that have so many rows each, more or less.
+    pub fn of_experts(rows: usize, smem: u32) -> Tile {
+        LOW.iter().find(|t| 2 * rows <= t.block[0] && t.smem() <= smem).copied().unwrap_or(SMALL)
+    }
     /// Bytes of shared memory.
     pub fn smem(&self) -> u32 {
         (self.stages * (self.block[0] + self.block[1]) * self.depth * 2) as u32
     }
-    fn threads(&self) -> u32 {
+    pub(super) fn threads(&self) -> u32 {
         (self.block[0] / self.warp[0] * (self.block[1] / self.warp[1]) * 32) as u32
     }
     /// The unit.
@@ -72,6 +76,12 @@ impl Tile {
             ("EPILOGUE", epilogue as usize),
         ];
         Unit { file: "gemm.cu", defines: defines.map(|(name, n)| (name, n.to_string())).into() }
+    }
+    /// The unit of a product with chosen experts.
+    pub fn experts(&self, k: usize, epilogue: Epilogue) -> Unit {
+        let mut unit = self.unit(k, epilogue);
+        unit.defines.push(("EXPERTS", "1".into()));
+        unit
     }
 }
 
@@ -157,7 +167,7 @@ impl Cuda {
     }
 
     /// The rows of `x` as bf16, `[rows, kp]`.
-    fn narrow(&self, x: &Buf, kp: usize, rows: usize) -> Result<Ptr, Error> {
+    pub(super) fn narrow(&self, x: &Buf, kp: usize, rows: usize) -> Result<Ptr, Error> {
         let at = self.narrow_rows.get();
         let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64)];
         let grid = [(rows * kp / 8).div_ceil(256), 1, 1];

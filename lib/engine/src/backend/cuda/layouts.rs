@@ -34,6 +34,16 @@ pub struct Layouts {
     pub gate_up: Layout,
     /// of down
     pub down: Layout,
+    /// of a layer's router, and of the gate of its shared expert
+    pub router: Layout,
+    /// of `[gate; up]` of experts
+    pub expert_gate_up: Layout,
+    /// of their down
+    pub expert_down: Layout,
+    /// of `[gate; up]` of the shared expert
+    pub shared_gate_up: Layout,
+    /// of its down
+    pub shared_down: Layout,
     /// of the matrix behind the last norm
     pub lm_head: Layout,
 }
@@ -47,7 +57,23 @@ impl Layouts {
             _ => Dtype::BF16,
         }));
         let mixer = Mixer { proj: layout, tail: None, out: layout };
-        Layouts { gdn: mixer, attention: mixer, gate_up: layout, down: layout, lm_head: layout }
+        Self::alike(mixer, layout, layout)
+    }
+
+    /// The same around attention and the delta rule, and of all MLPs; and of what published quantised checkpoints leave plain.
+    fn alike(mixer: Mixer, layout: Layout, plain: Layout) -> Layouts {
+        Layouts {
+            gdn: mixer,
+            attention: mixer,
+            gate_up: layout,
+            down: layout,
+            router: plain,
+            expert_gate_up: layout,
+            expert_down: layout,
+            shared_gate_up: layout,
+            shared_down: layout,
+            lm_head: plain,
+        }
     }
 
     /// All of one layout, but for what published quantised checkpoints leave plain.
@@ -55,7 +81,7 @@ impl Layouts {
         let plain = Self::plain(c).lm_head;
         let mixer = Mixer { proj: layout, tail: None, out: layout };
         let gdn = Mixer { tail: Some(plain).filter(|plain| *plain != layout), ..mixer };
-        Layouts { gdn, attention: mixer, gate_up: layout, down: layout, lm_head: plain }
+        Layouts { gdn, ..Self::alike(mixer, layout, plain) }
     }
 
     /// Those of a checkpoint, by the formats of its first layers. Where later layers or the values themselves make
@@ -76,6 +102,11 @@ impl Layouts {
             attention: mixer("q_proj.weight", "v_proj.weight", "o_proj.weight", plain.attention),
             gate_up: find("mlp.gate_proj.weight", plain.gate_up),
             down: find("mlp.down_proj.weight", plain.down),
+            router: find("mlp.gate.weight", plain.router),
+            expert_gate_up: find("experts.0.gate_proj.weight", plain.gate_up),
+            expert_down: find("experts.0.down_proj.weight", plain.down),
+            shared_gate_up: find("shared_expert.gate_proj.weight", plain.gate_up),
+            shared_down: find("shared_expert.down_proj.weight", plain.down),
             lm_head: find("lm_head.weight", find("embed_tokens.weight", plain.lm_head)),
         }
     }

@@ -85,7 +85,6 @@ impl Loading {
 
     /// Queues a matrix. An error of one queued earlier is reported here, if there is one already.
     pub(super) fn add(&mut self, matrix: &Matrix, weights: Vec<LazyWeight>) -> Result<(), Error> {
-        self.memory.extend(matrix.allocations());
         let mut queue = self.shared.lock();
         if let Some(error) = queue.error.take() {
             return Err(error);
@@ -228,16 +227,34 @@ impl Cuda {
 
     /// Makes room for a matrix; it is filled by [`Cuda::finish_loading`] at the latest.
     pub(super) fn queue_loading(&self, weights: Vec<LazyWeight>) -> Result<Matrix, Error> {
-        let widen = weights.first().is_some_and(|w| self.odd.borrow().contains(w.name()));
-        let matrix = Matrix::plan(&self.memory, &weights, widen)?;
+        let matrix = Matrix::plan(&self.memory, &weights, self.is_odd(&weights))?;
+        self.queue(matrix.allocations().collect(), vec![(matrix, weights)])?;
+        Ok(matrix)
+    }
+
+    /// The same for experts.
+    pub(super) fn queue_experts(&self, experts: Vec<Vec<LazyWeight>>) -> Result<Vec<Matrix>, Error> {
+        let widen = experts.iter().any(|weights| self.is_odd(weights));
+        let all = super::experts::plan(&self.memory, &experts, widen)?;
+        let memory = all.iter().take(1).flat_map(Matrix::allocations).collect();
+        self.queue(memory, all.iter().copied().zip(experts).collect())?;
+        Ok(all)
+    }
+
+    /// Whether a matrix could not be kept as it had been planned.
+    fn is_odd(&self, weights: &[LazyWeight]) -> bool {
+        weights.first().is_some_and(|w| self.odd.borrow().contains(w.name()))
+    }
+
+    /// Queues matrices that lie in `memory`.
+    fn queue(&self, memory: Vec<Ptr>, matrices: Vec<(Matrix, Vec<LazyWeight>)>) -> Result<(), Error> {
         let mut loading = self.loading.borrow_mut();
         if loading.is_none() {
             *loading = Some(Loading::start(self.memory.gpu.clone(), self.options.load)?);
         }
-        if let Some(loading) = &mut *loading {
-            loading.add(&matrix, weights)?;
-        }
-        Ok(matrix)
+        let Some(loading) = &mut *loading else { return Ok(()) };
+        loading.memory.extend(memory);
+        matrices.into_iter().try_for_each(|(matrix, weights)| loading.add(&matrix, weights))
     }
 
     /// Waits for all matrices that are queued. False when some cannot be kept as planned: all are given back, and the

@@ -7,6 +7,7 @@
 mod api;
 mod arena;
 mod batch;
+mod bytes;
 mod cache;
 mod capture;
 mod choose;
@@ -14,6 +15,7 @@ pub mod compiler;
 pub mod cubin;
 pub mod driver;
 pub mod emulated;
+mod experts;
 mod fill;
 mod fused;
 pub mod gemm;
@@ -22,6 +24,7 @@ pub mod kernel_cache;
 pub mod layouts;
 mod loading;
 mod module;
+mod moe;
 pub mod nvrtc;
 mod ops;
 mod pack;
@@ -99,11 +102,14 @@ pub struct Options {
     pub gdn_chunked: bool,
     /// how weights are brought to the device
     pub load: LoadOptions,
+    /// most rows whose experts are computed at once: longer prompts take turns. It bounds memory and changes no bit
+    pub expert_rows: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false, load: LoadOptions::default() }
+        let load = LoadOptions::default();
+        Options { graphs: true, overlap: true, fault: None, gdn_chunked: false, load, expert_rows: 4096 }
     }
 }
 
@@ -157,6 +163,8 @@ pub struct Cuda {
     workspaces: RefCell<Vec<(Ptr, usize)>>,
     /// what recordings are held to
     captures: capture::Captures,
+    /// who takes which expert, and what they give, where a model has experts and the cache is there
+    mixture: RefCell<Option<moe::Mixture>>,
 }
 
 /// Most rows of a cooperative launch.
@@ -211,6 +219,7 @@ impl Cuda {
             watch: None,
             workspaces: RefCell::default(),
             captures: capture::Captures::default(),
+            mixture: RefCell::default(),
             memory,
         })
     }
@@ -241,7 +250,8 @@ impl Cuda {
         ] {
             self.gpu().fill(at, byte, bytes)?;
         }
-        self.workspaces.borrow().iter().try_for_each(|(at, bytes)| self.gpu().fill(*at, byte, *bytes))
+        self.workspaces.borrow().iter().try_for_each(|(at, bytes)| self.gpu().fill(*at, byte, *bytes))?;
+        self.mixture.borrow().iter().flat_map(moe::Mixture::bufs).try_for_each(|buf| self.fill_buf(buf, byte))
     }
 
     /// Steps recorded so far.
@@ -349,10 +359,19 @@ impl Cuda {
         }
         if self.tensor_cores {
             let heads = config.num_attention_heads * config.head_dim;
-            let inputs = [config.hidden_size, config.intermediate_size, heads, s.num_v_heads * s.v_dim];
+            let shared = config.moe.as_ref().map_or(0, |m| m.shared_expert_intermediate_size);
+            let (h, i) = (config.hidden_size, config.intermediate_size);
+            let inputs = [h, i, shared, heads, s.num_v_heads * s.v_dim];
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
-            self.narrow_rows.set(workspace(shape.max_rows * widest * 2)?);
+            let lines =
+                config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, self.rows_at_once(shape.max_rows)));
+            self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);
             self.room_to_unpack(self.most_unpacked.get())?;
+        }
+        if let Some(m) = &config.moe {
+            let (mixture, plan) = self.make_mixture(m, config.hidden_size, shape.max_rows)?;
+            self.workspaces.borrow_mut().push(plan);
+            *self.mixture.borrow_mut() = Some(mixture);
         }
         let choosing = choose::Choosing::new(&self.memory, config.vocab_size, &shape)?;
         self.workspaces.borrow_mut().extend(choosing.iter().map(choose::Choosing::extent));

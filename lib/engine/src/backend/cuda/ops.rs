@@ -1,19 +1,18 @@
 //! One method an operation: which kernel, which grid, which arguments.
 
-use super::gpu::{Arg, Ptr};
+use super::gpu::Arg;
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
 use crate::backend::{
-    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer, QkNorm,
-    Regions, StepOps, Watch, Workspace,
+    AttentionShape, Backend, CacheShape, CoopGdn, CoopLayer, DeltaGate, DeltaNet, GdnShape, MlpLayer,
+    MoeLayer, QkNorm, Regions, Routing, StepOps, Watch, Workspace,
 };
 use crate::batch::{Batch, BatchKind};
 use crate::dispatch::{Decision, Path};
 use crate::knobs::Knobs;
 use crate::sampler::Choice;
 use cute_checkpoint::{Config, Format, LazyWeight, Tensor, Weight};
-use cute_records::digest::Hasher;
 use std::ops::Range;
 
 impl Cuda {
@@ -112,34 +111,6 @@ impl Cuda {
         self.linear_launch(out, x, w, epilogue, None, rows)
     }
 
-    /// sha256 of parts of the device's memory.
-    pub(super) fn digest(&self, parts: impl Iterator<Item = (Ptr, usize)>) -> Result<String, Error> {
-        let mut hasher = Hasher::new();
-        for (at, bytes) in parts {
-            let mut part = vec![0; bytes];
-            self.gpu().download(&mut part, at)?;
-            hasher.update(&part);
-        }
-        Ok(hasher.hex())
-    }
-
-    /// Whether every byte of parts of the device's memory is this.
-    fn holds(&self, parts: impl Iterator<Item = (Ptr, usize)>, byte: u8) -> Result<bool, Error> {
-        let flag = self.argmax;
-        self.gpu().fill(flag, 0, 4)?;
-        let kernel = self.kernel(units::plain("elementwise.cu"), "any_other", 0)?;
-        for (at, bytes) in parts {
-            let blocks = (bytes / 4).div_ceil(4096).clamp(1, 1024) as u32;
-            let launch =
-                super::Launch { grid: [blocks, 1, 1], block: 256, smem: 0, join: super::Join::Plain };
-            let word = Arg::U32(u32::from_ne_bytes([byte; 4]));
-            self.gpu().launch(kernel, launch, &[ptr(flag), ptr(at), Arg::U64(bytes as u64 / 4), word])?;
-        }
-        let mut found = [0u8; 4];
-        self.gpu().download(&mut found, flag)?;
-        Ok(found == [0; 4])
-    }
-
     fn elementwise(&self, name: &'static str, width: usize, rows: usize, args: &[Arg]) -> Result<(), Error> {
         self.launch((units::plain("elementwise.cu"), name), [columns(width), rows, 1], 256, 0, args)
     }
@@ -210,6 +181,21 @@ impl Backend for Cuda {
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
         self.random(outputs, inputs, seed).map(|w| self.noted(w))
     }
+    fn expert_rows(&self, _: usize) -> usize {
+        0
+    }
+    fn expert_matrices(&self, experts: Vec<Vec<LazyWeight>>) -> Result<Vec<Matrix>, Error> {
+        self.queue_experts(experts)
+    }
+    fn random_experts(
+        &self,
+        count: usize,
+        (outputs, format): (usize, Format),
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Vec<Matrix>, Error> {
+        self.random_alike(count, (outputs, format), inputs, seed)
+    }
     fn cache(&self, config: &Config, shape: CacheShape) -> Result<Cache, Error> {
         self.make_cache(config, shape)
     }
@@ -262,12 +248,7 @@ impl Backend for Cuda {
     }
 
     fn poison_buf(&self, buf: &mut Buf) -> Result<(), Error> {
-        if buf.width == buf.ld {
-            return self.gpu().fill(buf.at, 0xff, buf.rows * buf.ld * 4);
-        }
-        // kernels read a row to its padded end, which is zero
-        let row = |i: usize| buf.at + (i * buf.ld * 4) as u64;
-        (0..buf.rows).try_for_each(|i| self.gpu().fill(row(i), 0xff, buf.width * 4))
+        self.fill_buf(buf, 0xff)
     }
     fn poison_own(&self) -> Result<(), Error> {
         self.poison(0xff)
@@ -569,6 +550,12 @@ impl Backend for Cuda {
         self.gated_delta_rule(o, qkv, proj, &args.gate, cache, batch)?;
         self.wrote("delta_rule", o, batch.rows())?;
         self.rms_norm_gated(o, proj, args.norm.0, &args.gate.shape, args.norm.1, batch.rows())
+    }
+    fn route(&self, logits: &Buf, k: usize, normalise: bool, rows: usize) -> Result<Routing, Error> {
+        self.routing(logits, k, normalise, rows)
+    }
+    fn moe(&self, layer: MoeLayer<'_, Self>, rows: usize) -> Result<(), Error> {
+        self.moe_launch(layer, rows)
     }
     fn fused_mlp(
         &self,

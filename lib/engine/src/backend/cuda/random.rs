@@ -4,7 +4,7 @@ use super::gpu::Arg;
 use super::layouts::layout;
 use super::units;
 use super::weights::{BF16, Layout, Part};
-use super::{Cuda, Matrix, int, pack, ptr};
+use super::{Cuda, Matrix, experts, int, pack, ptr};
 use crate::Error;
 use cute_checkpoint::Format;
 
@@ -27,6 +27,22 @@ impl Cuda {
             matrix.tail = Some(Part { first: head, ..tail });
         }
         Ok(matrix)
+    }
+
+    /// `count` matrices of one format, as experts lie.
+    pub(super) fn random_alike(
+        &self,
+        count: usize,
+        (outputs, format): (usize, Format),
+        inputs: usize,
+        seed: u64,
+    ) -> Result<Vec<Matrix>, Error> {
+        let one = Matrix::of(outputs, inputs, layout(format));
+        let all = experts::place(&self.memory, one, count)?;
+        for (i, matrix) in all.iter().enumerate() {
+            self.fill_random(&matrix.head, inputs, seed.wrapping_add(i as u64))?;
+        }
+        Ok(all)
     }
 
     fn fill_random(&self, part: &Part, k: usize, seed: u64) -> Result<(), Error> {

@@ -121,6 +121,10 @@ impl Linear {
         defines.extend(self.ring().defines());
         Unit { file: "linear.cu", defines }
     }
+    /// The unit of the same product with chosen experts.
+    pub fn experts(&self) -> Unit {
+        Unit { file: "experts.cu", ..self.unit() }
+    }
     /// Shared memory of a block.
     pub fn smem(&self) -> u32 {
         self.ring().bytes
@@ -388,11 +392,6 @@ impl Coop {
 
 /// What a kernel cannot do, if anything, in a sentence.
 pub fn unsupported(c: &Config) -> Option<String> {
-    if c.moe.is_some() {
-        return Some(
-            "mixtures of experts on cuda are not supported yet: run on the CPU (--device cpu)".into(),
-        );
-    }
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     if !a.head_dim.is_multiple_of(8) || a.head_dim > 256 {
         return Some(format!("head_dim is {}: the CUDA kernels take multiples of 8 up to 256", a.head_dim));
@@ -404,8 +403,17 @@ pub fn unsupported(c: &Config) -> Option<String> {
             g.k_dim, g.v_dim, g.kernel
         ));
     }
-    None
+    match &c.moe {
+        Some(m) if m.num_experts + m.num_experts_per_tok > MOST_EXPERTS => Some(format!(
+            "{} experts of which a token takes {}: the CUDA kernels take {MOST_EXPERTS} of both together",
+            m.num_experts, m.num_experts_per_tok
+        )),
+        _ => None,
+    }
 }
+
+/// Most experts and experts of a row, which `route` keeps in shared memory, a word each.
+const MOST_EXPERTS: usize = 1 << 14;
 
 /// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
 /// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
@@ -415,8 +423,13 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
     let has = |t: LayerType| c.layer_types.contains(&t);
     let (linear_attention, full_attention) = (has(LayerType::LinearAttention), has(LayerType::FullAttention));
+    let sparse = |layer: &usize| c.is_sparse(*layer);
+    let dense = |t: LayerType| (0..c.num_hidden_layers).any(|l| !sparse(&l) && c.layer_types[l] == t);
+    let any_dense = dense(LayerType::LinearAttention) || dense(LayerType::FullAttention);
+    let moe = c.moe.as_ref().filter(|_| (0..c.num_hidden_layers).any(|l| sparse(&l)));
     let mut all: Vec<Unit> = ["elementwise.cu", "embed.cu", "argmax.cu", "choose.cu"].map(plain).into();
     all.push(norm(h));
+    all.extend(moe.map(|_| plain("moe.cu")));
     for rows in [1, 8, 16] {
         let with_tail = |layout, tail, k, n, epilogue, norm| {
             let (norm, alone) = (norm && rows == 1, Linear::is_alone(epilogue, n));
@@ -427,17 +440,36 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
         for (mixer, n) in [(l.gdn, g.width()), (l.attention, a.width())] {
             all.push(with_tail(mixer.proj, mixer.tail, h, n, Epilogue::Store, true));
         }
-        all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
-        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values), (l.down, i)] {
+        for (layout, k) in [(l.attention.out, heads), (l.gdn.out, values)] {
             all.push(linear(layout, k, h, Epilogue::Add, false));
         }
+        if let Some(m) = moe {
+            let (i, s) = (m.moe_intermediate_size, m.shared_expert_intermediate_size);
+            all.push(linear(l.router, h, m.num_experts, Epilogue::Store, false));
+            all.push(linear(l.router, h, 1, Epilogue::Store, false));
+            all.push(linear(l.shared_gate_up, h, 2 * s, Epilogue::Swiglu, false));
+            all.push(linear(l.shared_down, s, h, Epilogue::Store, false));
+            for (layout, k, epilogue) in
+                [(l.expert_gate_up, h, Epilogue::Swiglu), (l.expert_down, i, Epilogue::Store)]
+            {
+                all.push(
+                    Linear { k, layout, tail: None, rows, epilogue, norm: false, alone: true, shared }
+                        .experts(),
+                );
+            }
+        }
+        if !any_dense {
+            continue;
+        }
+        all.push(linear(l.gate_up, h, 2 * i, Epilogue::Swiglu, true));
+        all.push(linear(l.down, i, h, Epilogue::Add, false));
         let Layouts { gate_up, down, .. } = *l;
         let coop = Coop { hidden: h, intermediate: i, gate_up, down, rows, timing: false, shared };
         all.push(coop.mlp().0);
-        if linear_attention {
+        if dense(LayerType::LinearAttention) {
             all.push(coop.gdn(&g, l.gdn).0);
         }
-        if full_attention {
+        if dense(LayerType::FullAttention) {
             for kv_dtype in KvDtype::ALL {
                 all.push(coop.attention(&AttentionUnit::published(c, kv_dtype), l.attention, 1).0);
             }
@@ -455,16 +487,33 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             );
         }
     }
+    if let Some(m) = moe.filter(|_| h >= super::gemm::LEAST_HIDDEN && on_tensor_cores(l)) {
+        for (k, epilogue) in [(h, Epilogue::Swiglu), (m.moe_intermediate_size, Epilogue::Store)] {
+            let k = BF16.kp(k);
+            all.push(super::gemm::to_bf16(k));
+            all.extend([8, 16, 32, 64].map(|rows| Tile::of_experts(rows, H200.1).experts(k, epilogue)));
+        }
+    }
     if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
-        for (layout, n, k, epilogue) in [
+        let mlp = [(l.gate_up, 2 * i, h, Epilogue::Swiglu), (l.down, h, i, Epilogue::Add)];
+        let beside_experts = moe.map(|m| {
+            let s = m.shared_expert_intermediate_size;
+            [
+                (l.router, m.num_experts, h, Epilogue::Store),
+                (l.router, 1, h, Epilogue::Store),
+                (l.shared_gate_up, 2 * s, h, Epilogue::Swiglu),
+                (l.shared_down, h, s, Epilogue::Store),
+            ]
+        });
+        let mixers = [
             (l.gdn.proj, g.width(), h, Epilogue::Store),
             (l.gdn.tail.unwrap_or(BF16), 2 * g.num_v_heads, h, Epilogue::Store),
             (l.attention.proj, a.width(), h, Epilogue::Store),
-            (l.gate_up, 2 * i, h, Epilogue::Swiglu),
             (l.attention.out, h, heads, Epilogue::Add),
             (l.gdn.out, h, values, Epilogue::Add),
-            (l.down, h, i, Epilogue::Add),
-        ] {
+        ];
+        let mlp = mlp.into_iter().filter(|_| any_dense).chain(beside_experts.into_iter().flatten());
+        for (layout, n, k, epilogue) in mixers.into_iter().chain(mlp) {
             let k = layout.kp(k);
             all.push(super::gemm::to_bf16(k));
             if layout.is_packed() {
@@ -479,6 +528,11 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
     all.sort();
     all.dedup();
     all
+}
+
+/// Whether experts go to the tensor cores when a prompt is computed.
+fn on_tensor_cores(l: &Layouts) -> bool {
+    [l.expert_gate_up, l.expert_down] == [BF16; 2]
 }
 
 /// Bytes of shared memory that a block can have on an architecture such as `sm_90a`.

@@ -134,13 +134,25 @@ impl Matrix {
 
     /// Memory for a matrix of one layout.
     pub(super) fn alloc(memory: &Arena, n: usize, k: usize, layout: Layout) -> Result<Self, Error> {
-        let head = Part { at: 0, first: 0, n, layout };
-        Matrix { k, head, tail: None, halves: false }.placed(memory)
+        Self::of(n, k, layout).placed(memory)
+    }
+    /// One that has no memory yet.
+    pub(super) fn of(n: usize, k: usize, layout: Layout) -> Self {
+        Matrix { k, head: Part { at: 0, first: 0, n, layout }, tail: None, halves: false }
     }
     fn placed(mut self, memory: &Arena) -> Result<Self, Error> {
-        let bytes = self.parts().iter().map(|part| part.layout.bytes(part.n, self.k)).sum();
-        self.head.at = memory.alloc(bytes)?;
+        self.head.at = memory.alloc(self.bytes())?;
         Ok(self)
+    }
+    /// Bytes of its head, or of both its halves.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.layout.bytes(part.n, self.k)).sum()
+    }
+    /// The same for weights stacked by rows; two weights of equal outputs may be gate and up.
+    pub(super) fn unplaced(weights: &[LazyWeight], layout: Layout) -> Result<Self, Error> {
+        let (n, k) = stacked(weights.iter().map(|w| (w.name(), w.shape())))?;
+        let halves = weights.len() == 2 && !layout.is_packed() && n == 2 * weights[0].rows();
+        Ok(Matrix { halves, ..Self::of(n, k, layout) })
     }
 
     /// Memory for weights with equal inputs, stacked by rows. They stay packed where the kernels can decode them: all of
@@ -163,14 +175,8 @@ impl Matrix {
                 return Ok(matrix);
             }
         }
-        let pieces = match weights.iter().all(|w| !w.format().is_packed()) {
-            true => weights.iter().filter_map(stored_pieces).max().unwrap_or(1),
-            false => weights.iter().map(needed_pieces).try_fold(1, |a, b| Ok::<_, Error>(a.max(b?)))?,
-        };
-        // two weights of equal outputs may be gate and up
-        let halves = weights.len() == 2 && n == 2 * weights[0].rows();
-        let head = Part { at: 0, first: 0, n, layout: Layout::Bf16 { pieces } };
-        Matrix { k, head, tail: None, halves }.placed(memory)
+        let layout = Layout::Bf16 { pieces: most_pieces(weights.iter())? };
+        Self::unplaced(weights, layout)?.placed(memory)
     }
 
     /// The memory it lies in.
@@ -188,10 +194,21 @@ impl Matrix {
 }
 
 /// The packed layout of all these weights, if they have one.
-fn one_layout(packed: &[LazyWeight], of_several: bool) -> Option<Layout> {
-    let mut layouts = packed.iter().map(|w| pack::layout(w, of_several));
+pub(super) fn one_layout<'a>(
+    packed: impl IntoIterator<Item = &'a LazyWeight>,
+    of_several: bool,
+) -> Option<Layout> {
+    let mut layouts = packed.into_iter().map(|w| pack::layout(w, of_several));
     let first = layouts.next()??;
     layouts.all(|layout| layout == Some(first)).then_some(first)
+}
+
+/// bf16 pieces that hold all of these: if all are plain, whatever their values.
+pub(super) fn most_pieces<'a>(weights: impl Iterator<Item = &'a LazyWeight> + Clone) -> Result<usize, Error> {
+    match weights.clone().all(|w| !w.format().is_packed()) {
+        true => Ok(weights.filter_map(stored_pieces).max().unwrap_or(1)),
+        false => weights.map(needed_pieces).try_fold(1, |a, b| Ok(a.max(b?))),
+    }
 }
 
 /// bf16 pieces that hold a plain weight of this dtype, whatever its values.
