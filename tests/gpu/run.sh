@@ -8,7 +8,7 @@
 #   CUTE_BIN=DIR tests/gpu/run.sh        with what `tests/gpu/run.sh --build DIR` put there on another machine
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-tests=(device operations attention delta_rule packed experts choose cuda formats guards)
+tests=(device operations attention delta_rule packed experts choose cuda formats loading guards)
 tools=(cute-load cute-generate cute-audit cute-verdict)
 sanitizers=(memcheck racecheck initcheck)
 declare -A paths=([paged]='--phase-e-fusion 0' [lite]='--phase-e-path lite' [coop]='--phase-e-path coop'
