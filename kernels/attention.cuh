@@ -15,6 +15,9 @@
 #define PIECE 256
 #define SHORT_PIECE 64 // of a sequence of up to SHORT tokens
 #define SHORT 1024
+#ifndef KEYS_AT_ONCE
+#define KEYS_AT_ONCE (KV_TYPE == 0 ? 2 : 4) // loads of a lane, as registers allow
+#endif
 #define QUERIES (NH / NKV)                    // query heads of a key/value head
 #define HEAD_STRIDE (HD * (GATED ? 2 : 1))    // columns between query heads in the projection
 #define K_COLUMN (NH * HEAD_STRIDE)
@@ -125,8 +128,8 @@ __device__ __forceinline__ void attend_piece(float* part, u64 part_stride, const
     float* q = smem;                    // [QUERIES, HD], scaled
     float* p = q + QUERIES * HD;        // [QUERIES, PIECE]
     float* sums = p + QUERIES * PIECE;  // [TOKEN_GROUPS / 2, QUERIES, HD]
-    u32 whole = piece_tokens(position), first = piece * whole;
-    u32 n = position + 1 - first < whole ? position + 1 - first : whole;
+    u32 whole = piece_tokens(position) / SHORT_PIECE, first = piece * whole * SHORT_PIECE; // of which the compiler knows the factor
+    u32 n = position + 1 - first < whole * SHORT_PIECE ? position + 1 - first : whole * SHORT_PIECE;
     __syncthreads();
     for (int i = threadIdx.x; i < QUERIES * HD; i += ATTENTION_THREADS)
         q[i] = proj[(kv_head * QUERIES + i / HD) * HEAD_STRIDE + i % HD] * rsqrtf((float)HD);
@@ -140,7 +143,7 @@ __device__ __forceinline__ void attend_piece(float* part, u64 part_stride, const
         for (int g = 0; g < QUERIES; g++) dot[g] = 0;
         if (t < n) {
             const char* k = kv_at(pool, pages[(first + t) / PAGE], layer, 0, kv_head, (first + t) % PAGE);
-#pragma unroll(KV_TYPE == 0 ? 2 : 4)
+#pragma unroll(KEYS_AT_ONCE)
             for (int j = 0; j < (LANES + 7) / 8; j++) {
                 u32 at = (j * 8 + sub) * 8;
                 if (at >= HD) continue;

@@ -6,6 +6,7 @@
 //   launch   grid = resident blocks, block 512, cooperative, overlapped
 //   formats  QKV_PROJ, O_PROJ, GATE_UP and DOWN; TAIL of the projections from `split` on, if they have another
 //   traffic  the layer's weights once, K and V once
+#define KEYS_AT_ONCE 2 // the rest of the kernel wants registers, too
 #include "attention.cuh"
 #include "coop.cuh"
 

@@ -240,25 +240,27 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
         if (!W::FACTORS) return 1;
         return ((const float*)(a.w + (u64)((a.n + 7) / 8) * V * (UNITS * W::UNIT)))[o];
     }
-    // Outputs of the P tiles of W in `part`, the first of which is the block's `first`: one a thread at most. What it needs from
-    // memory is on its way while others still multiply.
+    // Outputs of the P tiles of W in `part`, the first of which is the block's `first`: one a thread at most. Its factors are on
+    // their way while others still multiply.
     __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, u32 first) {
         static_assert(P / V * 8 * MAXROWS <= LINEAR_THREADS, "an output a thread");
-        int i = threadIdx.x, row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
-        u32 o = (tile0 + first / V + tile) * 8 + n;
-        bool mine = tile < P / V && row < a.rows && first / V + tile < tiles && o < a.n;
-        float* out = a.out + (u64)row * a.ldo + o;
-        float scale = 1, up = 1, before = 0;
-        if (mine) {
-            scale = factor(a, o);
-            if (EPI == SWIGLU) up = factor(a, a.n + o);
-            if (EPI == ADD) before = *out;
-        }
+        constexpr bool AHEAD = ONE && W::FACTORS; // several rows are short of registers
+        int row = threadIdx.x % MAXROWS, n = threadIdx.x / MAXROWS % 8, tile = threadIdx.x / MAXROWS / 8;
+        float scale = 1, up = 1;
+        auto output = [&] { return (tile0 + first / V + tile) * 8 + n; };
+        auto mine = [&] { return tile < P / V && row < a.rows && first / V + tile < tiles && output() < a.n; };
+        auto factors = [&] {
+            scale = factor(a, output());
+            if (EPI == SWIGLU) up = factor(a, a.n + output());
+        };
+        if (AHEAD && mine()) factors();
         __syncthreads();
-        if (mine) {
+        if (mine()) {
+            if (!AHEAD) factors();
             float y = __fmul_rn(total(part, tile * V, n, row), scale);
             if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), up);
-            *out = EPI == ADD ? before + y : y;
+            float* out = a.out + (u64)row * a.ldo + output();
+            *out = EPI == ADD ? *out + y : y;
         }
         __syncthreads();
     }
