@@ -245,21 +245,21 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
     __device__ __forceinline__ void reduce(const LinearArgs& a, const float* part, u32 first) {
         static_assert(P / V * 8 * MAXROWS <= LINEAR_THREADS, "an output a thread");
         constexpr bool AHEAD = ONE && W::FACTORS; // several rows are short of registers
-        int row = threadIdx.x % MAXROWS, n = threadIdx.x / MAXROWS % 8, tile = threadIdx.x / MAXROWS / 8;
+        u32 output = (tile0 + first / V + threadIdx.x / 8) * 8 + threadIdx.x % 8;
         float scale = 1, up = 1;
-        auto output = [&] { return (tile0 + first / V + tile) * 8 + n; };
-        auto mine = [&] { return tile < P / V && row < a.rows && first / V + tile < tiles && output() < a.n; };
-        auto factors = [&] {
-            scale = factor(a, output());
-            if (EPI == SWIGLU) up = factor(a, a.n + output());
-        };
-        if (AHEAD && mine()) factors();
+        if (AHEAD && threadIdx.x < P / V * 8 && output < a.n) {
+            scale = factor(a, output);
+            if (EPI == SWIGLU) up = factor(a, a.n + output);
+        }
         __syncthreads();
-        if (mine()) {
-            if (!AHEAD) factors();
-            float y = __fmul_rn(total(part, tile * V, n, row), scale);
-            if (EPI == SWIGLU) y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), up);
-            float* out = a.out + (u64)row * a.ldo + output();
+        for (int i = threadIdx.x; i < P / V * 8 * MAXROWS; i += LINEAR_THREADS) {
+            int row = i % MAXROWS, n = i / MAXROWS % 8, tile = i / MAXROWS / 8;
+            u32 o = (tile0 + first / V + tile) * 8 + n;
+            if (row >= a.rows || first / V + tile >= tiles || o >= a.n) continue;
+            float y = __fmul_rn(total(part, tile * V, n, row), AHEAD ? scale : factor(a, o));
+            if (EPI == SWIGLU)
+                y = silu(y) * __fmul_rn(total(part, tile * V + V - 1, n, row), AHEAD ? up : factor(a, a.n + o));
+            float* out = a.out + (u64)row * a.ldo + o;
             *out = EPI == ADD ? *out + y : y;
         }
         __syncthreads();
