@@ -28,22 +28,6 @@ struct Choice {
     u32 unused;
 };
 
-// e^x for x ≤ 0 with the bits of `math::exp`: products and sums are rounded separately.
-__device__ __forceinline__ float exp_separate(float x) {
-    if (x < -87.33f) return 0;
-    float n = __fadd_rn(__fadd_rn(__fmul_rn(x, 1.44269504088896340736f), 12582912.0f), -12582912.0f);
-    float r = __fsub_rn(__fsub_rn(x, __fmul_rn(n, 0.6933594f)), __fmul_rn(n, -2.1219444e-4f));
-    float p = 1.9875691e-4f;
-    p = __fadd_rn(__fmul_rn(p, r), 1.3982e-3f);
-    p = __fadd_rn(__fmul_rn(p, r), 8.333452e-3f);
-    p = __fadd_rn(__fmul_rn(p, r), 4.1665796e-2f);
-    p = __fadd_rn(__fmul_rn(p, r), 1.6666665e-1f);
-    p = __fadd_rn(__fmul_rn(p, r), 0.5f);
-    float y = __fadd_rn(__fadd_rn(__fmul_rn(p, __fmul_rn(r, r)), r), 1.0f);
-    int i = (int)n, half = i >> 1;
-    return __fmul_rn(__fmul_rn(y, __uint_as_float((u32)(half + 127) << 23)), __uint_as_float((u32)(i - half + 127) << 23));
-}
-
 __device__ __forceinline__ u64 key(float x, u32 id) {
     u32 bits = __float_as_uint(x);
     return (u64)(bits >> 31 ? bits : ~bits & 0x7fffffffu) << 32 | id;
@@ -61,7 +45,7 @@ struct Row {
 
     __device__ __forceinline__ u64 amount(float x, bool count) const {
         if (count) return 1;
-        float e = exp_separate(__fdiv_rn(__fadd_rn(x, -max), c.temperature));
+        float e = host_exp(__fdiv_rn(__fadd_rn(x, -max), c.temperature));
         return e >= c.min_p ? (u64)__fmul_rn(e, 4294967296.0f) : 0;
     }
 

@@ -16,22 +16,6 @@
 
 #define THREADS 256
 
-// e^x as the host computes it: nothing fused, a NaN stays one.
-__device__ __forceinline__ float host_exp(float x) {
-    float c = x < -87.33f ? -87.33f : x > 88.72f ? 88.72f : x;
-    float n = __fsub_rn(__fadd_rn(__fmul_rn(c, 1.44269504f), 12582912.0f), 12582912.0f);
-    float r = __fsub_rn(__fsub_rn(c, __fmul_rn(n, 0.6933594f)), __fmul_rn(n, -2.1219444e-4f));
-    float p = 1.9875691e-4f;
-    p = __fadd_rn(__fmul_rn(p, r), 1.3982e-3f);
-    p = __fadd_rn(__fmul_rn(p, r), 8.333452e-3f);
-    p = __fadd_rn(__fmul_rn(p, r), 4.1665796e-2f);
-    p = __fadd_rn(__fmul_rn(p, r), 1.6666665e-1f);
-    p = __fadd_rn(__fmul_rn(p, r), 0.5f);
-    float y = __fadd_rn(__fadd_rn(__fmul_rn(p, __fmul_rn(r, r)), r), 1.0f);
-    int i = __float2int_rz(n), half = i >> 1;
-    y = __fmul_rn(__fmul_rn(y, __int_as_float((half + 127) << 23)), __int_as_float((i - half + 127) << 23));
-    return x < -87.33f ? 0.0f : x > 88.72f ? INF : x != x ? x : y;
-}
 __device__ __forceinline__ float host_sigmoid(float x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, host_exp(-x))); }
 
 // How many of the powers from ≤ j < to go before that of e: they are larger, or equal and of a lower expert. SIDE: all are

@@ -7,11 +7,11 @@ mod testing;
 use common::{problems, run_on, tiny};
 use cute_checkpoint::{Dtype, Tensor};
 use cute_engine::backend::cuda::{Cuda, Options};
-use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
+use cute_engine::backend::{Backend, Cpu};
 use cute_engine::batch::BatchKind;
 use cute_engine::sampler::{self, Choice, Stream};
 use cute_engine::{EngineConfig, Knobs, SamplingParams};
-use testing::{batch, device, on_a_device};
+use testing::{batch, cache_shape, device, on_a_device};
 
 /// A backend for rows of so many logits, and these rows in a buffer of it.
 fn with_logits(rows: &[Vec<f32>]) -> Option<(Cuda, <Cuda as Backend>::Buf)> {
@@ -20,9 +20,7 @@ fn with_logits(rows: &[Vec<f32>]) -> Option<(Cuda, <Cuda as Backend>::Buf)> {
     config.vocab_size = width;
     let b = Cuda::new(device()?, &config, Options::default()).unwrap();
     let n = rows.len();
-    let (page_size, kv_dtype, max_len) = (64, KvDtype::F32, 64);
-    let shape = CacheShape { num_pages: n + 1, page_size, kv_dtype, num_slots: n + 1, max_rows: n, max_len };
-    let _cache = b.cache(&config, shape).unwrap();
+    let _cache = b.cache(&config, cache_shape(n)).unwrap();
     let bytes = rows.concat().into_iter().flat_map(f32::to_le_bytes).collect();
     let table = Tensor { name: "logits".into(), dtype: Dtype::F32, shape: vec![n, width], bytes };
     let table = b.matrix(&[table]).unwrap();

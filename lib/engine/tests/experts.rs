@@ -9,9 +9,9 @@ use common::random_floats;
 use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, LazyWeight, Moe, Nvfp4, Tensor, Weight};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Layout, LoadOptions, Options};
-use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype, MoeLayer, MoeScratch, MoeWeights, top_k};
+use cute_engine::backend::{Backend, Cpu, MoeLayer, MoeScratch, MoeWeights, top_k};
 use cute_engine::batch::{Batch, BatchKind};
-use testing::{batch, device, on_a_device};
+use testing::{batch, cache_shape, device, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device.
 const TOLERANCE: f32 = 1e-4;
@@ -101,15 +101,7 @@ impl Case {
         let load = LoadOptions { threads: 2, buffer: 1 << 20, ..LoadOptions::default() };
         let options = Options { graphs: false, expert_rows, load, ..Options::default() };
         let cuda = Cuda::new(device()?, &self.config(), options).unwrap();
-        let shape = CacheShape {
-            num_pages: ROWS + 1,
-            page_size: 64,
-            kv_dtype: KvDtype::F32,
-            num_slots: ROWS + 1,
-            max_rows: ROWS,
-            max_len: 64,
-        };
-        cuda.cache(&self.config(), shape).unwrap();
+        cuda.cache(&self.config(), cache_shape(ROWS)).unwrap();
         Some(cuda)
     }
     /// The weights; those of the experts in `nan` are all NaN, where they are bf16.

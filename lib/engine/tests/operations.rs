@@ -8,10 +8,10 @@ mod testing;
 use cute_checkpoint::{Dtype, Format, Tensor};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Options};
-use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
+use cute_engine::backend::{Backend, Cpu};
 use cute_engine::batch::BatchKind;
 use cute_engine::sampler::Stream;
-use testing::{batch, device, on_a_device};
+use testing::{batch, cache_shape, device, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device; sums of up to a few hundred terms of size one.
 const TOLERANCE: f32 = 2e-3;
@@ -109,22 +109,11 @@ fn config() -> cute_checkpoint::Config {
     common::tiny().config
 }
 
-fn shape() -> CacheShape {
-    CacheShape {
-        num_pages: ROWS + 1,
-        page_size: 64,
-        kv_dtype: KvDtype::F32,
-        num_slots: ROWS + 1,
-        max_rows: ROWS,
-        max_len: 64,
-    }
-}
-
 #[test]
 fn a_recorded_step_is_not_replayed_under_other_knobs() {
     let Some(gpu) = device() else { return };
     let b = Cuda::new(gpu, &config(), Options::default()).unwrap();
-    let _cache = b.cache(&config(), shape()).unwrap();
+    let _cache = b.cache(&config(), cache_shape(ROWS)).unwrap();
     let table = b.random_matrix(&[(8, Format::Plain(Dtype::BF16))], 40, 1).unwrap();
     let mut x = b.buf(1, 40).unwrap();
     let batch = batch(BatchKind::Decode, 1);
@@ -149,7 +138,7 @@ fn a_recorded_step_is_not_replayed_under_other_knobs() {
 fn every_operation_gives_what_the_cpu_gives() {
     let Some(gpu) = device() else { return };
     let backend = Cuda::new(gpu, &config(), Options::default()).unwrap();
-    let _cache = backend.cache(&config(), shape()).unwrap();
+    let _cache = backend.cache(&config(), cache_shape(ROWS)).unwrap();
     let mut cases = Vec::new();
     let inputs: &[usize] =
         if on_a_device() { &[1, 7, 31, 32, 33, 100, 511, 512, 513, 1025, 2080] } else { &[1, 33, 545] };
@@ -179,7 +168,7 @@ fn every_operation_gives_what_the_cpu_gives() {
 fn argmax_names_the_lowest_of_equals_and_no_token_where_a_logit_is_not_finite() {
     let Some(gpu) = device() else { return };
     let backend = Cuda::new(gpu, &config(), Options::default()).unwrap();
-    let _cache = backend.cache(&config(), shape()).unwrap();
+    let _cache = backend.cache(&config(), cache_shape(ROWS)).unwrap();
     let (inf, n) = (f32::INFINITY, 700);
     let row = |f: &dyn Fn(usize) -> f32| (0..n).map(f).collect::<Vec<f32>>();
     let cases = [

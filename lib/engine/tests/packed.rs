@@ -9,9 +9,9 @@ use common::random_floats;
 use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
 use cute_engine::Knobs;
 use cute_engine::backend::cuda::{Cuda, Layout, Options};
-use cute_engine::backend::{Backend, CacheShape, Cpu, KvDtype};
+use cute_engine::backend::{Backend, Cpu};
 use cute_engine::batch::{Batch, BatchKind};
-use testing::{batch, device, on_a_device};
+use testing::{batch, cache_shape, device, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device.
 const TOLERANCE: f32 = 1e-4;
@@ -164,15 +164,7 @@ fn backend() -> Option<Cuda> {
 
 fn backend_of(config: Config) -> Option<Cuda> {
     let backend = Cuda::new(device()?, &config, Options { graphs: false, ..Options::default() }).unwrap();
-    let shape = CacheShape {
-        num_pages: ROWS + 1,
-        page_size: 64,
-        kv_dtype: KvDtype::F32,
-        num_slots: ROWS + 1,
-        max_rows: ROWS,
-        max_len: 64,
-    };
-    backend.cache(&config, shape).unwrap();
+    backend.cache(&config, cache_shape(ROWS)).unwrap();
     Some(backend)
 }
 

@@ -3,6 +3,7 @@
 
 use cute_engine::backend::cuda::gpu::Gpu;
 use cute_engine::backend::cuda::{Driver, Emulated, Settings};
+use cute_engine::backend::{CacheShape, KvDtype};
 use cute_engine::batch::{Batch, BatchKind, Segment};
 use std::sync::Arc;
 
@@ -27,6 +28,18 @@ pub fn device() -> Option<Arc<dyn Gpu>> {
 /// A device is quick; emulated, a part stands for the whole.
 pub fn on_a_device() -> bool {
     std::env::var("CUTE_TEST_DEVICE").is_ok()
+}
+
+/// Caches for a [`batch`] of up to `rows` rows.
+pub fn cache_shape(rows: usize) -> CacheShape {
+    CacheShape {
+        num_pages: rows + 1,
+        page_size: 64,
+        kv_dtype: KvDtype::F32,
+        num_slots: rows + 1,
+        max_rows: rows,
+        max_len: 64,
+    }
 }
 
 /// A step of `n` rows, each the only one of its sequence: a prompt's products then take the decode step's kernels.
