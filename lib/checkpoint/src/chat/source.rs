@@ -59,10 +59,7 @@ fn end(tag: &str, close: &str) -> Option<usize> {
             Some(_) if c == b'\\' => at += 1,
             _ => {}
         }
-        at += 1;
-        while !tag.is_char_boundary(at) {
-            at += 1;
-        }
+        at = tag.ceil_char_boundary(at + 1);
     }
     None
 }
@@ -85,6 +82,8 @@ mod tests {
             ("{ {a} {% generation", "{ {a} {% generation"),
             ("a\r\nb\rc{{ 'é", "a\nb\nc{{ 'é"),
             ("{{ {'a': {'b': 1}} }}{% generation %}", "{{ {'a': {'b': 1}} }}{% with %}"),
+            ("{{ 'no end and a backslash\\", "{{ 'no end and a backslash\\"),
+            ("{% \"\\é", "{% \"\\é"),
         ] {
             assert_eq!(prepared(source), want, "{source}");
         }
