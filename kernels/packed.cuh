@@ -14,11 +14,15 @@
 // too and off by a power of two; a product with that power of two, or with it and the scale, is exact again. The order of
 // codes in a word is such that few instructions do it. A scale of Nvfp4 has lost its sign to its codes and is normal: five
 // bits of exponent, three of mantissa; codes under a scale of zero are zero. No code or scale is NaN. The host sees to it.
+//
+//   HEAD      bytes of a block before its codes
+//   CODES     bytes of codes of a unit, behind those of the unit before
+//   SCALES    bytes from a unit's scales to those of the next; 0: they have the same
 #pragma once
 #include "weights.cuh"
 
 struct Fp8 {
-    static constexpr int PIECES = 1, UNIT = 528, GRAIN = 2, TILES = 2, ROUNDS = 2;
+    static constexpr int PIECES = 1, UNIT = 528, GRAIN = 2, TILES = 2, ROUNDS = 2, HEAD = 32, CODES = 512, SCALES = 0;
     static constexpr bool SCALED_SUMS = true, FACTORS = false;
 
     // The block that a unit of a strip lies in.
@@ -26,7 +30,7 @@ struct Fp8 {
     // A half of a word of codes has two inputs: the sign of the first, bits 6 to 4 of the second, its sign, the seven bits of
     // the first, bits 3 to 0 of the second. The lower half has the even inputs.
     __device__ __forceinline__ static uint4 operands(const char* strip, int unit, int half) {
-        uint2 codes = *(const uint2*)(block(strip, unit) + 32 + unit % 2 * 512 + half * 256 + (threadIdx.x & 31) * 8);
+        uint2 codes = *(const uint2*)(block(strip, unit) + HEAD + unit % 2 * CODES + half * 256 + (threadIdx.x & 31) * 8);
         return make_uint4(first(codes.x), second(codes.x), first(codes.y), second(codes.y));
     }
     __device__ __forceinline__ static float2 scales(const char* strip, int unit) {
@@ -42,7 +46,7 @@ struct Fp8 {
 };
 
 struct Nvfp4 {
-    static constexpr int PIECES = 1, UNIT = 288, GRAIN = 2, TILES = 3, ROUNDS = 4;
+    static constexpr int PIECES = 1, UNIT = 288, GRAIN = 2, TILES = 3, ROUNDS = 4, HEAD = 64, CODES = 256, SCALES = 32;
     static constexpr bool SCALED_SUMS = false, FACTORS = true;
 
     // A half of a word of codes has four inputs, the lower half the even ones. From bit 15 down, s for the sign and 2 to 0 for
@@ -51,8 +55,8 @@ struct Nvfp4 {
         constexpr u32 ALL = 0x81c081c0u;
         const char* block = strip + unit / 2 * (2 * UNIT);
         int lane = threadIdx.x & 31;
-        u32 x = *(const u32*)(block + 64 + unit % 2 * 256 + half * 128 + lane * 4);
-        u32 scale = *(const u8*)(block + unit % 2 * 32 + lane) * 0x00100010u + 0x76007600u; // · 2^118, twice
+        u32 x = *(const u32*)(block + HEAD + unit % 2 * CODES + half * 128 + lane * 4);
+        u32 scale = *(const u8*)(block + unit % 2 * SCALES + lane) * 0x00100010u + 0x76007600u; // · 2^118, twice
         return make_uint4(mul_bf16(x & ALL, scale), mul_bf16(x << 6 & ALL, scale), mul_bf16((x >> 4 | x << 28) & ALL, scale),
                           mul_bf16((x << 2 & 0x80c080c0u) | (x >> 6 & 0x01000100u), scale));
     }

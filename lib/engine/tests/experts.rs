@@ -257,14 +257,15 @@ const PROMPT_TOLERANCE: f32 = 1e-2;
 #[test]
 fn a_prompts_experts_are_multiplied_on_the_tensor_cores_with_bits_that_do_not_depend_on_cuts() {
     let bf16 = Kind::Plain(Dtype::BF16);
-    let case =
-        Case { kind: bf16, hidden: 512, intermediate: 20, experts: 4, k: 2, normalise: true, rows: &[] };
-    let more = if on_a_device() { &[[512, 64, 16, 3], [2048, 512, 24, 8]][..] } else { &[] };
-    let more = more.iter().map(|&[hidden, intermediate, experts, k]| {
-        let rows = case.rows;
-        Case { kind: bf16, hidden, intermediate, experts, k, normalise: true, rows }
-    });
-    for case in std::iter::once(case).chain(more) {
+    let mut cases =
+        vec![(bf16, [512, 20, 4, 2]), (Kind::Fp8, [512, 48, 4, 2]), (Kind::Nvfp4, [512, 48, 4, 2])];
+    if on_a_device() {
+        for kind in [bf16, Kind::Fp8, Kind::Nvfp4] {
+            cases.extend([(kind, [512, 64, 16, 3]), (kind, [2048, 512, 24, 8])]);
+        }
+    }
+    for (kind, [hidden, intermediate, experts, k]) in cases {
+        let case = Case { kind, hidden, intermediate, experts, k, normalise: true, rows: &[] };
         let Some(cuda) = case.cuda() else { return };
         let (w, on_cpu) = (case.weights(&cuda, &[]), case.weights(&Cpu::default(), &[]));
         let all = case.run(&cuda, BatchKind::Prefill, &w, 0, ROWS);

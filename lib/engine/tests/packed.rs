@@ -131,10 +131,11 @@ impl Case {
         m: usize,
     ) -> Vec<(&'static str, Vec<f32>)> {
         let (k, n) = (self.k, self.outputs());
-        let x = rows_of(kind, b, &tensor(Dtype::F32, ROWS, k, 100), first, m);
+        let all = ROWS.max(first + m);
+        let x = rows_of(kind, b, &tensor(Dtype::F32, all, k, 100), first, m);
         let w = b.packed_matrix(self.weights()).unwrap();
         let norm = b.vector(&Tensor { shape: vec![k], ..tensor(Dtype::F32, 1, k, 101) }).unwrap();
-        let residual = tensor(Dtype::F32, ROWS, n, 102);
+        let residual = tensor(Dtype::F32, all, n, 102);
         let norm = (&norm, 1e-6);
         let (mut out, mut normed) = (b.buf(m, n).unwrap(), b.buf(m, k).unwrap());
         let mut all = Vec::new();
@@ -159,12 +160,12 @@ impl Case {
 }
 
 fn backend() -> Option<Cuda> {
-    backend_of(common::tiny().config)
+    backend_of(common::tiny().config, ROWS)
 }
 
-fn backend_of(config: Config) -> Option<Cuda> {
+fn backend_of(config: Config, rows: usize) -> Option<Cuda> {
     let backend = Cuda::new(device()?, &config, Options { graphs: false, ..Options::default() }).unwrap();
-    backend.cache(&config, cache_shape(ROWS)).unwrap();
+    backend.cache(&config, cache_shape(rows)).unwrap();
     Some(backend)
 }
 
@@ -273,26 +274,37 @@ const PROMPT_TOLERANCE: f32 = 1e-2;
 #[test]
 fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
     // wide enough a model for the tensor cores; the matrices are smaller
-    let config = Config { hidden_size: 512, ..common::tiny().config };
-    let Some(cuda) = backend_of(config) else { return };
+    let config = Config { hidden_size: 640, ..common::tiny().config };
     use Kind::*;
-    for case in [
-        Case::new(128, &[(Block(8, 128), 40), (Block(8, 128), 40)]),
+    let blocks = (Block(8, 128), 40);
+    let rest = (Plain(Dtype::BF16), 5);
+    let few = [
+        Case::new(128, &[blocks, blocks]),
         Case::new(112, &[(Divided, 48), (Multiplied, 48)]),
-        Case::new(128, &[(Channel, 64), (Plain(Dtype::BF16), 5), (Plain(Dtype::BF16), 5)]),
-    ] {
-        let all = case.in_a_prompt(&cuda, 0, ROWS);
-        let decoded = case.products(&cuda, 0, ROWS);
-        for ((name, ours), (_, reference)) in all.iter().zip(case.products(&Cpu::default(), 0, ROWS)) {
-            let scale = reference.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-            let worst = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= PROMPT_TOLERANCE * scale, "{name}, {:?}: {worst:e} of {scale:e}", case.stack);
-        }
-        // x has fewer bits there: else these were the kernels of decoding
-        assert_ne!(all[0].1, decoded[0].1, "{:?}", case.stack);
-        for ((name, part), (_, together)) in case.in_a_prompt(&cuda, 5, 2).iter().zip(&all) {
-            let width = part.len() / 2;
-            assert_eq!(part[..], together[5 * width..7 * width], "{name}, {:?}", case.stack);
+        Case::new(128, &[(Channel, 64), rest, rest]),
+    ];
+    // one past a tile of rows, of outputs and of the stages in flight
+    let wide = |kind, k| Case::new(k, &[(kind, 264), (kind, 264)]);
+    let many = [wide(Block(8, 128), 600), wide(Divided, 592)];
+    for (rows, cases, part) in [(ROWS, &few[..], 5), (130, &many, 127)] {
+        let Some(cuda) = backend_of(config.clone(), rows) else { return };
+        for case in cases {
+            let all = case.in_a_prompt(&cuda, 0, rows);
+            for ((name, ours), (_, reference)) in all.iter().zip(case.products(&Cpu::default(), 0, rows)) {
+                let scale = reference.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+                let worst = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let what = format!("{name}, {rows} rows, {:?}", case.stack);
+                assert!(worst <= PROMPT_TOLERANCE * scale, "{what}: {worst:e} of {scale:e}");
+                assert!(ours.iter().all(|x| x.is_finite()), "{what}");
+            }
+            for ((name, two), (_, together)) in case.in_a_prompt(&cuda, part, 2).iter().zip(&all) {
+                let width = two.len() / 2;
+                assert_eq!(two[..], together[part * width..][..2 * width], "{name}, {:?}", case.stack);
+            }
+            if rows == ROWS {
+                // x has fewer bits there: else these were the kernels of decoding
+                assert_ne!(all[0].1, case.products(&cuda, 0, ROWS)[0].1, "{:?}", case.stack);
+            }
         }
     }
 }

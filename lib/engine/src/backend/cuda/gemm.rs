@@ -40,8 +40,14 @@ const SMALL: Tile = tile([128, 128], [64, 32], 3);
 
 impl Tile {
     /// The tiles for a product of `m` rows and `n` columns (2 I for SwiGLU).
-    pub fn choose(m: usize, n: usize, swiglu: bool, multiprocessors: u32, smem: u32) -> Tile {
-        if let Some(low) = LOW.iter().find(|t| m <= t.block[0] && t.smem() <= smem) {
+    pub fn choose(
+        m: usize,
+        (n, layout): (usize, Layout),
+        swiglu: bool,
+        multiprocessors: u32,
+        smem: u32,
+    ) -> Tile {
+        if let Some(low) = LOW.iter().find(|t| m <= t.block[0] && t.smem(layout) <= smem) {
             return *low;
         }
         // the last round of blocks should be a full one
@@ -49,24 +55,31 @@ impl Tile {
             let blocks = m.div_ceil(128) * n.div_ceil(t.block[1]);
             blocks.div_ceil(multiprocessors as usize) * t.block[1]
         };
-        let fits = |t: &&Tile| t.smem() <= smem && !(swiglu && t.block[1] != 192);
+        // every warp of a column decodes its packed weights
+        let decodes_often = |t: &Tile| layout.is_packed() && 2 * t.warp[0] < t.block[0];
+        let fits = |t: &&Tile| t.smem(layout) <= smem && !(swiglu && t.block[1] != 192) && !decodes_often(t);
         WIDE.iter().filter(fits).min_by_key(cost).copied().unwrap_or(SMALL)
     }
     /// The tiles for products of chosen experts that have so many rows each, more or less.
     pub fn of_experts(rows: usize, smem: u32) -> Tile {
-        LOW.iter().find(|t| 2 * rows <= t.block[0] && t.smem() <= smem).copied().unwrap_or(SMALL)
+        LOW.iter().find(|t| 2 * rows <= t.block[0] && t.smem(BF16) <= smem).copied().unwrap_or(SMALL)
     }
     /// Bytes of shared memory.
-    pub fn smem(&self) -> u32 {
-        (self.stages * (self.block[0] + self.block[1]) * self.depth * 2) as u32
+    pub fn smem(&self, layout: Layout) -> u32 {
+        let strip = match layout {
+            Layout::Bf16 { .. } => TILE * self.depth * 2,
+            Layout::Fp8 => 32 + 512,
+            Layout::Nvfp4 => 64 + 256,
+        };
+        (self.stages * (self.block[0] * self.depth * 2 + self.block[1] / TILE * strip)) as u32
     }
     pub(super) fn threads(&self) -> u32 {
         (self.block[0] / self.warp[0] * (self.block[1] / self.warp[1]) * 32) as u32
     }
-    /// The unit.
-    pub fn unit(&self, k: usize, epilogue: Epilogue) -> Unit {
+    /// The unit for weights of `k` inputs.
+    pub fn unit(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
         let defines = [
-            ("K", k),
+            ("K", layout.kp(k)),
             ("BM", self.block[0]),
             ("BN", self.block[1]),
             ("BK", self.depth),
@@ -75,35 +88,39 @@ impl Tile {
             ("STAGES", self.stages),
             ("EPILOGUE", epilogue as usize),
         ];
-        Unit { file: "gemm.cu", defines: defines.map(|(name, n)| (name, n.to_string())).into() }
+        let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
+        defines.push(("WEIGHTS", layout.name()));
+        defines.extend(packed(layout));
+        Unit { file: "gemm.cu", defines }
     }
     /// The unit of a product with chosen experts.
-    pub fn experts(&self, k: usize, epilogue: Epilogue) -> Unit {
-        let mut unit = self.unit(k, epilogue);
+    pub fn experts(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
+        let mut unit = self.unit(layout, k, epilogue);
         unit.defines.push(("EXPERTS", "1".into()));
         unit
     }
 }
 
-/// The unit that makes the bf16 operand.
-pub fn to_bf16(k: usize) -> Unit {
-    Unit { file: "to_bf16.cu", defines: vec![("K", k.to_string())] }
+/// What packed weights define.
+fn packed(layout: Layout) -> Option<(&'static str, String)> {
+    layout.is_packed().then(|| ("PACKED", "1".into()))
 }
 
-/// The unit of `unpack` for weights of `kp` inputs.
-pub fn unpack(layout: Layout, kp: usize) -> Unit {
-    Unit { file: "unpack.cu", defines: vec![("WEIGHTS", layout.name()), ("K", kp.to_string())] }
+/// The unit that makes the bf16 operand for weights of `k` inputs.
+pub fn to_bf16(layout: Layout, k: usize) -> Unit {
+    let width = ("K", layout.kp(k).to_string());
+    Unit { file: "to_bf16.cu", defines: [width].into_iter().chain(packed(layout)).collect() }
 }
 
-/// Bytes of the head of a matrix as bf16.
-fn unpacked_bytes(w: &Matrix) -> usize {
-    BF16.bytes(w.head.n, w.kp())
+/// Whether gemm.cu takes weights of this layout.
+pub(super) fn on_tensor_cores(layout: Layout) -> bool {
+    layout == BF16 || layout.is_packed()
 }
 
 impl Cuda {
     /// Whether a matrix is multiplied on the tensor cores when a prompt is computed.
     pub(super) fn on_tensor_cores(&self, w: &Matrix) -> bool {
-        let fits = |part: &Part| part.layout == BF16 || part.layout.is_packed();
+        let fits = |part: &Part| on_tensor_cores(part.layout);
         self.tensor_cores && fits(&w.head) && w.tail.as_ref().is_none_or(fits)
     }
 
@@ -117,61 +134,33 @@ impl Cuda {
         rows: usize,
     ) -> Result<(), Error> {
         let swiglu = epilogue == Epilogue::Swiglu;
-        let tile = Tile::choose(rows, w.n(), swiglu, self.multiprocessors, self.gpu().shared_memory());
-        let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
+        let shared = self.gpu().shared_memory();
         w.products(epilogue)?.into_iter().try_for_each(|part| {
-            let kp = part.layout.kp(w.k);
-            // gemm asks for weights before it waits for `to_bf16`; that one has waited for `unpack`
-            let weights = if part.layout.is_packed() { self.unpack(w)? } else { part.at };
-            let narrow = self.narrow(x, kp, rows)?;
+            let layout = part.layout;
+            let tile = Tile::choose(rows, (w.n(), layout), swiglu, self.multiprocessors, shared);
+            let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
+            let narrow = self.narrow(x, (layout, w.k), rows)?;
             let args = [
                 ptr(out.at + 4 * part.first as u64),
                 ptr(narrow),
-                ptr(weights),
+                ptr(part.at),
                 int(rows),
                 int(part.n),
-                Arg::U64(kp as u64),
+                Arg::U64(layout.kp(w.k) as u64),
                 Arg::U64(out.ld as u64),
             ];
             let grid = [rows.div_ceil(tile.block[0]) * part.n.div_ceil(columns), 1, 1];
-            self.launch((tile.unit(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
+            let unit = (tile.unit(layout, w.k, epilogue), "gemm");
+            self.launch(unit, grid, tile.threads(), tile.smem(layout), &args)
         })
     }
 
-    /// The head of a packed matrix as bf16; until the next is.
-    fn unpack(&self, w: &Matrix) -> Result<Ptr, Error> {
-        let at = self.room_to_unpack(unpacked_bytes(w))?;
-        let args = [ptr(at), ptr(w.head.at), int(w.head.n.div_ceil(TILE))];
-        let unit = (unpack(w.head.layout, w.kp()), "unpack");
-        self.launch(unit, [8 * self.multiprocessors as usize, 1, 1], 256, 0, &args)?;
-        Ok(at)
-    }
-
-    /// Memory for so many bytes of unpacked weights.
-    pub(super) fn room_to_unpack(&self, bytes: usize) -> Result<Ptr, Error> {
-        let (at, room) = self.unpacked.get();
-        if bytes <= room {
-            return Ok(at);
-        }
-        let at = self.memory.alloc(bytes)?;
-        self.unpacked.set((at, bytes));
-        Ok(at)
-    }
-
-    /// A matrix has been loaded: when the cache is made, there will be room to unpack it.
-    pub(super) fn noted(&self, w: Matrix) -> Matrix {
-        if self.on_tensor_cores(&w) && w.head.layout.is_packed() {
-            self.most_unpacked.set(self.most_unpacked.get().max(unpacked_bytes(&w)));
-        }
-        w
-    }
-
-    /// The rows of `x` as bf16, `[rows, kp]`.
-    pub(super) fn narrow(&self, x: &Buf, kp: usize, rows: usize) -> Result<Ptr, Error> {
+    /// The rows of `x` as bf16, `[rows, kp]`, in the order of products with weights of this layout.
+    pub(super) fn narrow(&self, x: &Buf, (layout, k): (Layout, usize), rows: usize) -> Result<Ptr, Error> {
         let at = self.narrow_rows.get();
         let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64)];
-        let grid = [(rows * kp / 8).div_ceil(256), 1, 1];
-        self.launch((to_bf16(kp), "to_bf16"), grid, 256, 0, &args)?;
+        let grid = [(rows * layout.kp(k) / 8).div_ceil(256), 1, 1];
+        self.launch((to_bf16(layout, k), "to_bf16"), grid, 256, 0, &args)?;
         Ok(at)
     }
 }

@@ -147,10 +147,6 @@ pub struct Cuda {
     tensor_cores: bool,
     /// activations of a prompt as bf16
     narrow_rows: Cell<Ptr>,
-    /// a packed matrix as bf16, for a prompt's product; and its bytes
-    unpacked: Cell<(Ptr, usize)>,
-    /// bytes of the largest
-    most_unpacked: Cell<usize>,
     /// of the delta rule over prompts, `[rows, Hv, 8]`
     delta_scalars: Cell<Ptr>,
     /// matrices of the chunks of a prompt, with `gdn_chunked`
@@ -212,8 +208,6 @@ impl Cuda {
             timings,
             tensor_cores: config.hidden_size >= gemm::LEAST_HIDDEN,
             narrow_rows: Cell::new(0),
-            unpacked: Cell::new((0, 0)),
-            most_unpacked: Cell::new(0),
             delta_scalars: Cell::new(0),
             gdn_chunks: Cell::new(0),
             watch: None,
@@ -366,7 +360,6 @@ impl Cuda {
             let lines =
                 config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, self.rows_at_once(shape.max_rows)));
             self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);
-            self.room_to_unpack(self.most_unpacked.get())?;
         }
         if let Some(m) = &config.moe {
             let (mixture, plan) = self.make_mixture(m, config.hidden_size, shape.max_rows)?;

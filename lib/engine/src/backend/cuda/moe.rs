@@ -3,10 +3,10 @@
 //! `route` finds each row's experts, `plan` the list of experts that any row takes, with their rows. The two products of
 //! experts.cu go through that list, whatever its length, and read no other expert. `combine` adds up.
 
-use super::gemm::Tile;
+use super::gemm::{Tile, on_tensor_cores};
 use super::gpu::{Arg, Ptr};
 use super::units::{self, Epilogue, Linear, THREADS};
-use super::{BF16, Buf, Cuda, Matrix, Part, columns, int, ptr};
+use super::{Buf, Cuda, Matrix, Part, columns, int, pack, ptr};
 use crate::Error;
 use crate::backend::{Backend, MoeLayer, MoeWeights, Routing, Taken};
 use crate::batch::BatchKind;
@@ -44,7 +44,7 @@ pub(super) struct Mixture {
 
 /// Elements that the lines of so many rows have, as the operand of the experts' second product.
 pub(super) fn narrow_elements(m: &Moe, rows: usize) -> usize {
-    rows * m.num_experts_per_tok * BF16.kp(m.moe_intermediate_size)
+    rows * m.num_experts_per_tok * m.moe_intermediate_size.next_multiple_of(pack::BLOCK)
 }
 
 /// How the products of a step are made: the most lines of an item, and the tiles if it is the tensor cores' prompt.
@@ -178,8 +178,9 @@ impl Cuda {
 
     /// How so many rows go through a layer's experts: those of a prompt through the tensor cores if all of them can.
     fn way(&self, m: &Mixture, w: &MoeWeights<Self>, rows: usize) -> Way {
-        let plain = [&w.gate_up, &w.down].iter().all(|e| e.iter().all(|m| m.head.layout == BF16));
-        if self.kind.get() != BatchKind::Prefill || !self.tensor_cores || !plain {
+        let fits = |experts: &[Matrix]| experts.iter().all(|m| on_tensor_cores(m.head.layout));
+        let fit = fits(&w.gate_up) && fits(&w.down);
+        if self.kind.get() != BatchKind::Prefill || !self.tensor_cores || !fit {
             return Way { rows, most: Linear::rows_for(rows), tile: None };
         }
         let tile = Tile::of_experts((rows * m.k).div_ceil(m.experts), self.gpu().shared_memory());
@@ -226,13 +227,14 @@ impl Cuda {
         (epilogue, tile): (Epilogue, Tile),
         items: usize,
     ) -> Result<(), Error> {
-        let kp = part.layout.kp(k);
-        let narrow = self.narrow(x, kp, x.rows)?;
-        let lds = [Arg::U64(kp as u64), Arg::U64(out.ld as u64)];
+        let layout = part.layout;
+        let narrow = self.narrow(x, (layout, k), x.rows)?;
+        let lds = [Arg::U64(layout.kp(k) as u64), Arg::U64(out.ld as u64)];
         let args = [&[ptr(out.at), ptr(narrow), ptr(part.at)][..], lists, &lds].concat();
         let columns = tile.block[1] / if epilogue == Epilogue::Swiglu { 2 } else { 1 };
         let grid = [items * part.n.div_ceil(columns), 1, 1];
-        self.launch((tile.experts(kp, epilogue), "gemm"), grid, tile.threads(), tile.smem(), &args)
+        let unit = (tile.experts(layout, k, epilogue), "gemm");
+        self.launch(unit, grid, tile.threads(), tile.smem(layout), &args)
     }
 
     /// `x += moe(rms_norm(x))`.

@@ -170,16 +170,16 @@ impl Backend for Cuda {
         true
     }
     fn packed_matrix(&self, weights: Vec<Weight>) -> Result<Matrix, Error> {
-        self.load_now(weights.into_iter().map(LazyWeight::from).collect()).map(|w| self.noted(w))
+        self.load_now(weights.into_iter().map(LazyWeight::from).collect())
     }
     fn load(&self, weights: Vec<LazyWeight>) -> Result<Matrix, Error> {
-        self.queue_loading(weights).map(|w| self.noted(w))
+        self.queue_loading(weights)
     }
     fn end_loading(&self, keep: bool) -> Result<bool, Error> {
         self.finish_loading(keep)
     }
     fn random_matrix(&self, outputs: &[(usize, Format)], inputs: usize, seed: u64) -> Result<Matrix, Error> {
-        self.random(outputs, inputs, seed).map(|w| self.noted(w))
+        self.random(outputs, inputs, seed)
     }
     fn expert_rows(&self, _: usize) -> usize {
         0

@@ -36,7 +36,6 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "selftest.cu",
     "stream.cu",
     "to_bf16.cu",
-    "unpack.cu",
     "weights.cuh",
 ];
 

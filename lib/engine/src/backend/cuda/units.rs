@@ -487,11 +487,15 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             );
         }
     }
-    if let Some(m) = moe.filter(|_| h >= super::gemm::LEAST_HIDDEN && on_tensor_cores(l)) {
-        for (k, epilogue) in [(h, Epilogue::Swiglu), (m.moe_intermediate_size, Epilogue::Store)] {
-            let k = BF16.kp(k);
-            all.push(super::gemm::to_bf16(k));
-            all.extend([8, 16, 32, 64].map(|rows| Tile::of_experts(rows, H200.1).experts(k, epilogue)));
+    let experts = [l.expert_gate_up, l.expert_down];
+    let on_tensor_cores = experts.into_iter().all(super::gemm::on_tensor_cores);
+    if let Some(m) = moe.filter(|_| h >= super::gemm::LEAST_HIDDEN && on_tensor_cores) {
+        let inputs = [(h, Epilogue::Swiglu), (m.moe_intermediate_size, Epilogue::Store)];
+        for (layout, (k, epilogue)) in experts.into_iter().zip(inputs) {
+            all.push(super::gemm::to_bf16(layout, k));
+            all.extend(
+                [8, 16, 32, 64].map(|rows| Tile::of_experts(rows, H200.1).experts(layout, k, epilogue)),
+            );
         }
     }
     if h >= super::gemm::LEAST_HIDDEN && l.lm_head == BF16 {
@@ -514,25 +518,17 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
         ];
         let mlp = mlp.into_iter().filter(|_| any_dense).chain(beside_experts.into_iter().flatten());
         for (layout, n, k, epilogue) in mixers.into_iter().chain(mlp) {
-            let k = layout.kp(k);
-            all.push(super::gemm::to_bf16(k));
-            if layout.is_packed() {
-                all.push(super::gemm::unpack(layout, k));
-            }
+            all.push(super::gemm::to_bf16(layout, k));
             for m in [16, 32, 64, 512] {
-                let tile = Tile::choose(m, n, epilogue == Epilogue::Swiglu, H200.0, H200.1);
-                all.push(tile.unit(k, epilogue));
+                let swiglu = epilogue == Epilogue::Swiglu;
+                let tile = Tile::choose(m, (n, layout), swiglu, H200.0, H200.1);
+                all.push(tile.unit(layout, k, epilogue));
             }
         }
     }
     all.sort();
     all.dedup();
     all
-}
-
-/// Whether experts go to the tensor cores when a prompt is computed.
-fn on_tensor_cores(l: &Layouts) -> bool {
-    [l.expert_gate_up, l.expert_down] == [BF16; 2]
 }
 
 /// Bytes of shared memory that a block can have on an architecture such as `sm_90a`.
