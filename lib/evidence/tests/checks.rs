@@ -353,6 +353,26 @@ fn missing_and_duplicated_rows_of_a_stream_are_gaps() {
     check(vec![graded(0, 0), graded(2, 0)], &Expectations::default(), &["missing_run"]);
 }
 
+#[test]
+fn rows_that_claim_absurd_places_are_gaps_and_cost_nothing() {
+    let graded = |run: u64, index: u64| {
+        let ordinal = run.saturating_add(index);
+        Record::from(Completion { run, index, ordinal, correct: Some(true), ..reply(0, 0, "a") })
+    };
+    let found =
+        check(vec![graded(0, 1), graded(0, u64::MAX - 5)], &Expectations::default(), &["missing_rows"]);
+    let says =
+        "18446744073709551609 of 18446744073709551611 rows are missing: index 0, 2-18446744073709551609";
+    assert!(found[0].message.ends_with(says), "{}", found[0].message);
+    let found = check(
+        vec![graded(0, 0), graded(1 << 40, 0), graded(u64::MAX, 0)],
+        &Expectations::default(),
+        &["missing_run"],
+    );
+    let says = "run 1-1099511627775, 1099511627777-18446744073709551614 of 18446744073709551615 is missing";
+    assert!(found[0].message.ends_with(says), "{}", found[0].message);
+}
+
 /// Reads a stream as the tools do; returns the findings and what was complained about.
 fn stream(text: &str) -> (Vec<Finding>, Vec<String>, Vec<u8>) {
     let mut case = Case::default();

@@ -133,6 +133,34 @@ fn a_page_of_nothing_and_a_page_of_very_much_are_pages() {
     assert!(page.len() < 4_000_000, "{} bytes", page.len());
 }
 
+#[test]
+fn a_map_of_many_or_far_questions_stays_within_its_picture() {
+    let all: Vec<u64> = (0..1319).collect();
+    let far = [0, 1, 2, 1 << 32, u64::MAX];
+    for (indices, labels) in [(&all[..], "1300"), (&far, "4294967296")] {
+        let mut case = Case::default();
+        for (ordinal, index) in indices.iter().enumerate() {
+            let (index, ordinal) = (*index, ordinal as u64);
+            let text = Some("!".repeat(80));
+            case.add(&Completion { index, ordinal, text, ..Completion::default() }.into());
+        }
+        case.finish();
+        let page = html::page(&case, &judge(&case, &Settings::default()));
+        let map = page.split("heat map").nth(1).unwrap().split("</svg>").next().unwrap();
+        assert!(map.contains(&format!(">{labels}</text>")), "{labels}");
+        let number = |rect: &str, name: &str| -> f64 {
+            let value = rect.split(&format!(" {name}=\"")).nth(1).unwrap().split('"').next().unwrap();
+            value.parse().unwrap()
+        };
+        let cells: Vec<&str> = map.split("<rect").skip(1).collect();
+        assert_eq!(cells.len(), indices.len());
+        for cell in cells {
+            let end = number(cell, "x") + number(cell, "width");
+            assert!(end <= 1060.0, "a cell ends at {end}");
+        }
+    }
+}
+
 fn browser() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
     let path = std::env::var_os("PATH")?;

@@ -64,6 +64,16 @@ impl JsonSchema for Num {
     }
 }
 
+/// Largest whole number that every reader of JSON keeps: 2⁵³ − 1.
+pub const MOST: u64 = (1 << 53) - 1;
+
+/// Reads a position of a record, up to [`MOST`].
+pub(crate) fn position<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let n = u64::deserialize(d)?;
+    let beyond = || de::Error::custom(format!("{n} is no position: expected at most {MOST}"));
+    (n <= MOST).then_some(n).ok_or_else(beyond)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Num;

@@ -41,6 +41,17 @@ fn ledger(text: &str) -> Ledger {
 }
 
 #[test]
+fn a_position_beyond_what_readers_of_json_keep_is_a_bad_line() {
+    let line = |index: u64| {
+        let record = Record::from(Completion { index, ..Completion::default() });
+        read(serde_json::to_string(&record).unwrap() + "\n").remove(0).unwrap().parse()
+    };
+    assert!(line(num::MOST).is_ok());
+    let error = line(num::MOST + 1).unwrap_err().to_string();
+    assert!(error.contains("9007199254740992 is no position: expected at most 9007199254740991"), "{error}");
+}
+
+#[test]
 fn every_record_type_survives_a_round_trip_and_has_a_schema() {
     for kind in TYPES {
         let schema = schema::schema_of(kind).unwrap();

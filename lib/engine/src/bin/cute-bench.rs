@@ -82,6 +82,9 @@ struct DiskArgs {
     /// Threads that load; 0 for the engine's own choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// KiB of each of their buffers; 0 for the engine's own choice
+    #[arg(long, value_name = "KIB", default_value_t = 0)]
+    buffer: usize,
     /// Put the files out of the page cache before each time
     #[arg(long)]
     cold: bool,
@@ -262,14 +265,18 @@ fn main() -> ExitCode {
 
 fn bench() -> anyhow::Result<()> {
     let args = Args::parse();
-    let DiskArgs { save, shard, load, repeats, threads, cold } = &args.disk;
+    let DiskArgs { save, shard, load, repeats, threads, buffer, cold } = &args.disk;
     if let Some(dir) = save {
         let (shape, format) = (args.shapes.first(), args.format.first());
         let first = shape.zip(format).context("no shape or no format")?;
         disk::save(dir, first.0, first.1, (shard * 1e9) as u64)?;
     }
     if let Some(dir) = load {
-        let options = LoadOptions { threads: *threads, ..LoadOptions::default() };
+        let mut options = LoadOptions { threads: *threads, ..LoadOptions::default() };
+        if *buffer > 0 {
+            options.buffer = buffer << 10;
+            options.read = options.read.min(options.buffer);
+        }
         disk::load(dir, &disk::To::open(&args.device)?, options, (*repeats, *cold))?;
     }
     if save.is_some() || load.is_some() {

@@ -330,9 +330,12 @@ impl Leg {
         self.completions.iter().map(|c| c.run).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Questions of the prompt set: one past the highest index.
-    pub fn questions(&self) -> u64 {
-        self.completions.iter().map(|c| c.index + 1).max().unwrap_or(0)
+    /// Questions of the prompt set, ascending: all up to the highest index, or, where most of these are nobody's, those
+    /// that were asked.
+    pub fn questions(&self) -> Vec<u64> {
+        let asked: BTreeSet<u64> = self.completions.iter().map(|c| c.index).collect();
+        let end = asked.last().map_or(0, |last| last.saturating_add(1));
+        if end <= 2 * asked.len() as u64 + 100 { (0..end).collect() } else { asked.into_iter().collect() }
     }
 
     /// A score for each run.

@@ -40,6 +40,7 @@ pub use logline::{LogLine, What};
 use cute_records::{Finding, Severity};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// Checks whose findings say that evidence is missing: no verdict can rest on what is left.
 pub const EVIDENCE_MISSING: &[&str] = &[
@@ -124,15 +125,35 @@ pub fn all(case: &Case, expected: &Expectations) -> Vec<Finding> {
 
 /// Ordinals as ranges: `162-213`, or `3, 7-9`.
 pub fn ranges(ordinals: impl IntoIterator<Item = u64>) -> String {
-    let mut out: Vec<(u64, u64)> = Vec::new();
+    let mut out: Vec<RangeInclusive<u64>> = Vec::new();
     for n in ordinals {
         match out.last_mut() {
-            Some((_, end)) if *end + 1 == n => *end = n,
-            _ => out.push((n, n)),
+            Some(range) if range.end().checked_add(1) == Some(n) => *range = *range.start()..=n,
+            _ => out.push(n..=n),
         }
     }
-    let words = out.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
-    words.collect::<Vec<_>>().join(", ")
+    in_words(&out)
+}
+
+fn in_words(ranges: &[RangeInclusive<u64>]) -> String {
+    let word = |r: &RangeInclusive<u64>| match (r.start(), r.end()) {
+        (a, b) if a == b => a.to_string(),
+        (a, b) => format!("{a}-{b}"),
+    };
+    ranges.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// How many numbers below `end` are missing in an ascending list, and which. A list may say anything: what it lacks is
+/// not counted one by one.
+fn missing(list: impl IntoIterator<Item = u64>, end: u64) -> (u64, String) {
+    let (mut gaps, mut next) = (Vec::new(), 0);
+    for n in list.into_iter().take_while(|n| *n < end).chain([end]) {
+        if n > next {
+            gaps.push(next..=n - 1);
+        }
+        next = n.saturating_add(1);
+    }
+    (gaps.iter().map(|gap| gap.end() - gap.start() + 1).sum(), in_words(&gaps))
 }
 
 /// Those of `found` that the stream has not brought already. Each finding that came in answers for one of ours: two

@@ -1,7 +1,7 @@
 //! Is the evidence whole? Streams without an end, runs and rows that are missing, rows that stand there twice.
 
-use super::{Case, FindingExt, Leg, finding, ranges};
-use cute_records::{Finding, Severity};
+use super::{Case, FindingExt, Leg, finding, missing, ranges};
+use cute_records::{Completion, Finding, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Looks for gaps in a case.
@@ -73,7 +73,8 @@ fn rows(leg: &Leg) -> Vec<Finding> {
     }
     let mut out = Vec::new();
     // What every graded run should hold is what any of them held; ungraded single requests set no measure.
-    let size = leg.completions.iter().filter(|c| c.correct.is_some()).map(|c| c.index + 1).max().unwrap_or(0);
+    let rows_of = |c: &Completion| c.index.saturating_add(1);
+    let size = leg.completions.iter().filter(|c| c.correct.is_some()).map(rows_of).max().unwrap_or(0);
     for (run, rows) in &by_run {
         let twice: Vec<u64> = rows.iter().filter(|(_, n)| **n > 1).map(|(i, _)| *i).collect();
         if !twice.is_empty() {
@@ -81,23 +82,19 @@ fn rows(leg: &Leg) -> Vec<Finding> {
                 format!("{}: run {run}: index {} stands there more than once", leg.title(), ranges(twice));
             out.push(finding("duplicate_row", Severity::Warning, message).with("run", *run));
         }
-        let highest = rows.keys().next_back().map_or(0, |i| i + 1);
+        let highest = rows.keys().next_back().map_or(0, |i| i.saturating_add(1));
         let expect = if graded(leg, *run) { size } else { highest };
-        let missing: BTreeSet<u64> = (0..expect).filter(|i| !rows.contains_key(i)).collect();
-        if !missing.is_empty() {
-            let message = format!(
-                "{}: run {run}: {} of {expect} rows are missing: index {}",
-                leg.title(),
-                missing.len(),
-                ranges(missing)
-            );
+        let (count, which) = missing(rows.keys().copied(), expect);
+        if count > 0 {
+            let message =
+                format!("{}: run {run}: {count} of {expect} rows are missing: index {which}", leg.title());
             out.push(finding("missing_rows", Severity::Warning, message).with("run", *run));
         }
     }
     let last = by_run.keys().next_back().copied().unwrap_or(0);
-    let gone: Vec<u64> = (0..=last).filter(|r| !by_run.contains_key(r)).collect();
-    if !gone.is_empty() {
-        let message = format!("{}: run {} of {} is missing", leg.title(), ranges(gone), last + 1);
+    let (count, which) = missing(by_run.keys().copied(), last);
+    if count > 0 {
+        let message = format!("{}: run {which} of {} is missing", leg.title(), last.saturating_add(1));
         out.push(finding("missing_run", Severity::Warning, message));
     }
     out

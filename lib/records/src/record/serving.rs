@@ -253,10 +253,13 @@ pub struct Completion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leg: Option<String>,
     /// which repetition of the prompt set, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub run: u64,
     /// position within the run, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub index: u64,
     /// position over the whole stream, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub ordinal: u64,
     /// tokens of the prompt
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -359,10 +362,13 @@ pub struct Chunk {
     /// name of the request
     pub id: String,
     /// which repetition of the prompt set, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub run: u64,
     /// position within the run, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub index: u64,
     /// position over the whole stream, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub ordinal: u64,
     /// position within the reply, 0-based
     pub part: u64,
@@ -391,6 +397,7 @@ pub struct State {
     /// request that owns it
     pub owner: String,
     /// ordinal of that request
+    #[serde(deserialize_with = "crate::num::position")]
     pub ordinal: u64,
     /// times this entry has been acquired, this one included
     pub epoch: u64,
@@ -410,6 +417,7 @@ pub struct Trace {
     /// name of the request
     pub id: String,
     /// position over the whole stream, 0-based
+    #[serde(deserialize_with = "crate::num::position")]
     pub ordinal: u64,
     /// pieces that W_O's inputs are cut into, for each key/value head
     pub wo_split: u64,

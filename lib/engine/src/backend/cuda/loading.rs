@@ -28,7 +28,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { threads: 0, buffer: 8 << 20, read: 256 << 10 }
+        LoadOptions { threads: 0, buffer: 2 << 20, read: 256 << 10 }
     }
 }
 

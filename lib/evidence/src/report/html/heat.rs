@@ -19,6 +19,7 @@ const CROWDED: usize = 8000;
 /// Where things stand on the map.
 struct Grid {
     runs: BTreeMap<u64, usize>,
+    columns: BTreeMap<u64, usize>,
     cell: f64,
     row: f64,
     place: BTreeMap<u64, (u64, u64)>,
@@ -26,7 +27,10 @@ struct Grid {
 
 impl Grid {
     fn x(&self, index: u64) -> f64 {
-        ((LEFT + index as f64 * self.cell) * 100.0).round() / 100.0
+        self.column(self.columns.get(&index).copied().unwrap_or(0))
+    }
+    fn column(&self, at: usize) -> f64 {
+        ((LEFT + at as f64 * self.cell) * 100.0).round() / 100.0
     }
     fn y(&self, run: u64) -> f64 {
         TOP + self.row * self.runs.get(&run).copied().unwrap_or(0) as f64
@@ -51,12 +55,13 @@ impl Grid {
 
 /// The map of a leg with its legend.
 pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
-    let questions = leg.questions().max(1);
-    let cell = ((WIDTH - LEFT - RIGHT) / questions as f64).clamp(1.0, 26.0);
+    let questions = leg.questions();
+    let cell = ((WIDTH - LEFT - RIGHT) / questions.len().max(1) as f64).min(26.0);
     let runs = leg.runs();
     let grid = Grid {
         row: cell.clamp(14.0, 22.0).min(TALLEST / runs.len().max(1) as f64),
         runs: runs.iter().enumerate().map(|(at, run)| (*run, at)).collect(),
+        columns: questions.iter().enumerate().map(|(at, question)| (*question, at)).collect(),
         cell,
         place: leg.completions.iter().map(|c| (c.ordinal, (c.run, c.index))).collect(),
     };
@@ -66,12 +71,13 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
     let step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
         .into_iter()
         .find(|s| *s as f64 * cell >= 24.0)
-        .unwrap_or(2000);
+        .unwrap_or((24.0 / cell).ceil() as usize);
     let stretch = j.stretches.get(&leg.name);
+    let end = grid.column(questions.len());
     html! {
         figure {
             svg viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-label="heat map of runs and questions" {
-                @for q in (0..questions).step_by(step) {
+                @for q in questions.iter().copied().step_by(step) {
                     text x=(grid.x(q) + cell / 2.0) y=(TOP - 7.0) text-anchor="middle" { (q) }
                 }
                 text x=(LEFT - 10.0) y=(TOP - 7.0) text-anchor="end" { "question" }
@@ -79,12 +85,12 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
                 @for s in leg.scores().into_iter().step_by(named) {
                     @let y = grid.y(s.run) + grid.row / 2.0 + 4.0;
                     text x=(LEFT - 10.0) y=(y) text-anchor="end" { "run " (s.run + 1) }
-                    @if s.n > 0 { text.mark x=(grid.x(questions) + 8.0) y=(y) { (s.correct) "/" (s.n) } }
+                    @if s.n > 0 { text.mark x=(end + 8.0) y=(y) { (s.correct) "/" (s.n) } }
                 }
                 @let crowded = leg.completions.len() > CROWDED;
                 @if crowded {
                     @for run in grid.runs.keys() {
-                        rect x=(LEFT) y=(grid.y(*run) + 0.5) width=(grid.x(questions) - LEFT) height=(grid.row - 1.0) fill="var(--healthy)" {}
+                        rect x=(LEFT) y=(grid.y(*run) + 0.5) width=(end - LEFT) height=(grid.row - 1.0) fill="var(--healthy)" {}
                     }
                 }
                 @for (c, l) in leg.replies().filter(|(_, l)| !crowded || l.label != Label::Healthy).take(CROWDED) { (square(c, l, &grid, predicted.contains(&c.ordinal))) }
