@@ -2,11 +2,11 @@
 
 use cute_checkpoint::{Config, Moe};
 use cute_engine::backend::cuda::Layout;
+use cute_engine::backend::cuda::ahead::{shared_memory, units};
 use cute_engine::backend::cuda::compiler::{Compiler, Origin, in_parallel};
 use cute_engine::backend::cuda::cubin::{Needs, needs};
 use cute_engine::backend::cuda::gpu::Unit;
 use cute_engine::backend::cuda::layouts::Layouts;
-use cute_engine::backend::cuda::units::{shared_memory, units};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

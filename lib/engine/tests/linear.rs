@@ -4,7 +4,8 @@
 mod selftest;
 
 use cute_engine::backend::cuda::gpu::{Arg, Gpu, Join, Launch};
-use cute_engine::backend::cuda::units::{CHUNK, Epilogue, Linear, THREADS};
+use cute_engine::backend::cuda::layout::CHUNK;
+use cute_engine::backend::cuda::units::{Epilogue, Linear, THREADS};
 use cute_engine::backend::cuda::{BF16, Emulated, Layout, Settings};
 use half::bf16;
 use selftest::{floats, get_floats, put, put_floats};

@@ -4,7 +4,7 @@ use anyhow::bail;
 use cute_checkpoint::Checkpoint;
 use cute_cli::Config;
 use cute_engine::backend::cuda::compiler::{Compiler, Origin};
-use cute_engine::backend::cuda::{Driver, kernel_cache::Cache, layouts::Layouts, units};
+use cute_engine::backend::cuda::{Driver, ahead, kernel_cache::Cache, layouts::Layouts};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ pub fn compile(args: &KernelArgs, checkpoint: &Checkpoint, config: &mut Config) 
     config.resolve("kernel_cache", dir.display().to_string());
     let compiler = Compiler::new(given(&args.nvrtc), Some(dir.clone()));
     for arch in &architectures {
-        let units = units::units(&checkpoint.config, &Layouts::of(checkpoint), units::shared_memory(arch));
+        let units = ahead::units(&checkpoint.config, &Layouts::of(checkpoint), ahead::shared_memory(arch));
         let done = compiler.compile(&units, arch)?;
         if let Some(why) = done.iter().find_map(|unit| match &unit.origin {
             Origin::NotKept(why) => Some(why),

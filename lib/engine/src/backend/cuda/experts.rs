@@ -3,7 +3,8 @@
 use super::Matrix;
 use super::arena::Arena;
 use super::gpu::Ptr;
-use super::weights::{Layout, most_pieces, one_layout};
+use super::layout::Layout;
+use super::weights::{most_pieces, one_layout};
 use crate::Error;
 use cute_checkpoint::LazyWeight;
 

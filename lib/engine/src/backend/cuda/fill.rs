@@ -1,9 +1,10 @@
 //! Tiles of a matrix that wait for their weights: read, brought into the device's order, and sent.
 
 use super::gpu::{Gpu, Ptr, Stage};
-use super::loading::LoadOptions;
+use super::layout::{Layout, RUN, TILE};
 use super::pack;
-use super::weights::{Layout, Part, RUN, TILE};
+use super::stage::LoadOptions;
+use super::weights::{Matrix, Part};
 use crate::Error;
 use cute_checkpoint::lazy::read_stacked;
 use cute_checkpoint::{Dtype, LazyWeight, Tensor, Weight};
@@ -23,6 +24,18 @@ pub(super) struct Fill {
 }
 
 impl Fill {
+    /// What a matrix has to be filled with: the weights it was planned for.
+    pub(super) fn all(matrix: &Matrix, weights: Vec<LazyWeight>) -> Vec<Fill> {
+        let weights: Arc<[LazyWeight]> = weights.into();
+        let fill = |part: Part| Fill {
+            weights: weights.clone(),
+            k: matrix.k,
+            part,
+            tiles: 0..part.n.div_ceil(TILE),
+        };
+        matrix.parts().into_iter().map(fill).collect()
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.tiles.is_empty()

@@ -1,8 +1,8 @@
 //! Products of a prompt's many rows, on the tensor cores: which tiles, and the launch.
 
 use super::gpu::{Arg, Ptr, Unit};
+use super::layout::TILE;
 use super::units::Epilogue;
-use super::weights::TILE;
 use super::{BF16, Buf, Cuda, Layout, Matrix, Part, int, ptr};
 use crate::Error;
 

@@ -1,6 +1,6 @@
 //! Which layouts a model's matrices have, as far as kernels compiled ahead of time need to know.
 
-use super::weights::Layout;
+use super::layout::Layout;
 use cute_checkpoint::{Checkpoint, Config, Dtype, Format};
 
 /// Layouts of the matrices around attention or the delta rule.
@@ -51,7 +51,7 @@ pub struct Layouts {
 impl Layouts {
     /// All plain.
     pub fn plain(c: &Config) -> Layouts {
-        let layout = layout(Format::Plain(match c.dtype.as_deref() {
+        let layout = Layout::of(Format::Plain(match c.dtype.as_deref() {
             Some("float32") => Dtype::F32,
             Some("float16") => Dtype::F16,
             _ => Dtype::BF16,
@@ -90,7 +90,7 @@ impl Layouts {
         let plain = Self::plain(&checkpoint.config);
         let find = |end: &str, or: Layout| {
             let name = checkpoint.tensor_names().find(|name| name.ends_with(end));
-            name.and_then(|name| checkpoint.format(name)).map_or(or, layout)
+            name.and_then(|name| checkpoint.format(name)).map_or(or, Layout::of)
         };
         let mixer = |proj: &str, last: &str, out: &str, or: Mixer| {
             let (proj, tail) = (find(proj, or.proj), find(last, or.proj));
@@ -109,14 +109,5 @@ impl Layouts {
             shared_down: find("shared_expert.down_proj.weight", plain.down),
             lm_head: find("lm_head.weight", find("embed_tokens.weight", plain.lm_head)),
         }
-    }
-}
-
-/// The layout that a format has when nothing stands against it.
-pub fn layout(format: Format) -> Layout {
-    match format {
-        Format::Plain(dtype) => Layout::Bf16 { pieces: super::weights::pieces(dtype) },
-        Format::Fp8Tensor | Format::Fp8Channel | Format::Fp8Block => Layout::Fp8,
-        Format::Nvfp4 => Layout::Nvfp4,
     }
 }

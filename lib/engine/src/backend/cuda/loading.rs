@@ -7,38 +7,13 @@
 use super::Cuda;
 use super::fill::Fill;
 use super::gpu::{Gpu, Ptr};
-use super::stage::Stage;
+use super::stage::{LoadOptions, Stage};
 use super::weights::Matrix;
 use crate::Error;
 use cute_checkpoint::LazyWeight;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-
-/// How weights are brought to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// threads that read, arrange and send; 0 for as many as the machine has, between 4 and 16
-    pub threads: usize,
-    /// bytes of a buffer, of which each thread has [`super::stage::BUFFERS`]
-    pub buffer: usize,
-    /// bytes read at once, so that they are arranged while the cache still holds them
-    pub read: usize,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        LoadOptions { threads: 0, buffer: 2 << 20, read: 256 << 10 }
-    }
-}
-
-impl LoadOptions {
-    /// How many threads that is here.
-    pub fn count(&self) -> usize {
-        let here = || std::thread::available_parallelism().map_or(4, usize::from).clamp(4, 16);
-        if self.threads == 0 { here() } else { self.threads }
-    }
-}
 
 /// What the threads share.
 struct Shared {
@@ -89,7 +64,7 @@ impl Loading {
         if let Some(error) = queue.error.take() {
             return Err(error);
         }
-        queue.waiting.extend(matrix.fills(weights));
+        queue.waiting.extend(Fill::all(matrix, weights));
         self.shared.more.notify_all();
         Ok(())
     }
@@ -188,7 +163,7 @@ impl Drop for StopOnPanic<'_> {
 pub(super) fn fill(gpu: &dyn Gpu, matrix: &Matrix, weights: Vec<LazyWeight>) -> Result<bool, Error> {
     let options = LoadOptions::default();
     let mut stage = super::stage::Plain::new(gpu, options.buffer);
-    for mut fill in matrix.fills(weights) {
+    for mut fill in Fill::all(matrix, weights) {
         while !fill.is_empty() {
             if !fill.split(options.buffer).send(gpu, &mut stage as &mut dyn Stage, options)? {
                 return Ok(false);

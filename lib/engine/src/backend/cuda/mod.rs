@@ -1,9 +1,10 @@
 //! The CUDA backend: the operations as kernel launches, and decode steps as recorded graphs.
 //!
-//! [`gpu`] is the device it runs on; [`units`] says which kernels a model needs; `kernels/` holds their text.
+//! [`gpu`] is the device it runs on; [`units`] says what kernels are specialised to, [`ahead`] which a model needs; `kernels/` holds their text.
 //! Everything that changes from step to step lies in device memory ([`batch`]), so one recording serves all steps of
 //! the same shape; recordings are keyed by rows, logit rows and the paths of all layers.
 
+pub mod ahead;
 mod api;
 mod arena;
 mod batch;
@@ -21,6 +22,7 @@ mod fused;
 pub mod gemm;
 pub mod gpu;
 pub mod kernel_cache;
+pub mod layout;
 pub mod layouts;
 mod loading;
 mod module;
@@ -40,8 +42,9 @@ mod weights;
 pub use cache::Cache;
 pub use driver::Driver;
 pub use emulated::{Emulated, Settings};
-pub use loading::LoadOptions;
-pub use weights::{BF16, Layout, Matrix, Part, Vector};
+pub use layout::{BF16, Layout};
+pub use stage::LoadOptions;
+pub use weights::{Matrix, Part, Vector};
 
 use super::{CacheShape, GdnShape, Watch};
 use crate::Error;
@@ -185,7 +188,7 @@ impl Cuda {
         let argmax = memory.alloc(argmax_rows * units::ARGMAX_BLOCKS as usize * 8)?;
         let layers = config.num_hidden_layers;
         let counters = memory.alloc(layers * 4)?;
-        let hidden = config.hidden_size.next_multiple_of(units::CHUNK);
+        let hidden = config.hidden_size.next_multiple_of(layout::CHUNK);
         let slots = memory.alloc(MAX_WO_SPLIT * MAX_COOP_ROWS * hidden * 4)?;
         let timings = memory.zeroed(layers * PHASES * multiprocessors as usize * 16)?;
         Ok(Cuda {
@@ -223,7 +226,7 @@ impl Cuda {
     /// # Errors
     /// When a unit does not compile.
     pub fn compile_ahead(&self, config: &Config, layouts: &layouts::Layouts) -> Result<(), Error> {
-        self.gpu().compile(&units::units(config, layouts, self.gpu().shared_memory()))
+        self.gpu().compile(&ahead::units(config, layouts, self.gpu().shared_memory()))
     }
 
     /// The device.
@@ -356,7 +359,7 @@ impl Cuda {
             let shared = config.moe.as_ref().map_or(0, |m| m.shared_expert_intermediate_size);
             let (h, i) = (config.hidden_size, config.intermediate_size);
             let inputs = [h, i, shared, heads, s.num_v_heads * s.v_dim];
-            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(pack::BLOCK);
+            let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(layout::BLOCK);
             let lines =
                 config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, self.rows_at_once(shape.max_rows)));
             self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);

@@ -6,7 +6,7 @@
 use super::gemm::{Tile, on_tensor_cores};
 use super::gpu::{Arg, Ptr};
 use super::units::{self, Epilogue, Linear, THREADS};
-use super::{Buf, Cuda, Matrix, Part, columns, int, pack, ptr};
+use super::{Buf, Cuda, Matrix, Part, columns, int, layout, ptr};
 use crate::Error;
 use crate::backend::{Backend, MoeLayer, MoeWeights, Routing, Taken};
 use crate::batch::BatchKind;
@@ -44,7 +44,7 @@ pub(super) struct Mixture {
 
 /// Elements that the lines of so many rows have, as the operand of the experts' second product.
 pub(super) fn narrow_elements(m: &Moe, rows: usize) -> usize {
-    rows * m.num_experts_per_tok * m.moe_intermediate_size.next_multiple_of(pack::BLOCK)
+    rows * m.num_experts_per_tok * m.moe_intermediate_size.next_multiple_of(layout::BLOCK)
 }
 
 /// How the products of a step are made: the most lines of an item, and the tiles if it is the tensor cores' prompt.

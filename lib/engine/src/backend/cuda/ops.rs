@@ -1,6 +1,7 @@
 //! One method an operation: which kernel, which grid, which arguments.
 
 use super::gpu::Arg;
+use super::layout::CHUNK;
 use super::units::{self, ARGMAX_BLOCKS, Epilogue, Linear, THREADS};
 use super::{Buf, Cache, Cuda, MAX_COOP_ROWS, Matrix, Rope, Vector, columns, int, ptr};
 use crate::Error;
@@ -146,7 +147,7 @@ impl Backend for Cuda {
     }
 
     fn buf(&self, rows: usize, width: usize) -> Result<Buf, Error> {
-        let ld = width.next_multiple_of(units::CHUNK);
+        let ld = width.next_multiple_of(CHUNK);
         let bytes =
             rows.checked_mul(ld * 4).ok_or_else(|| Error::Shape(format!("a buffer of {rows} × {width}")))?;
         let at = self.memory.zeroed(bytes)?;

@@ -1,31 +1,13 @@
 //! FP8 and NVFP4 weights as bytes of device memory, in the order of kernels/packed.cuh.
 
-use super::weights::Layout;
+use super::layout::{BLOCK, Layout, TILE};
 use crate::Error;
 use cute_checkpoint::{Format, Fp8, GlobalScale, LazyWeight, Nvfp4, Weight};
 use multiversion::multiversion;
 
-/// Inputs of a block, to which inputs are padded.
-pub(super) const BLOCK: usize = 128;
 /// Inputs of a lane in a half of a unit.
 const OF_LANE: usize = 8;
-/// Outputs of a tile.
-const TILE: usize = 8;
 const NAN: u8 = 0x7f;
-
-/// Bytes of a block of a tile.
-fn block_bytes(layout: Layout) -> usize {
-    match layout {
-        Layout::Bf16 { .. } => 0,
-        Layout::Fp8 => TILE * 4 + TILE * BLOCK,
-        Layout::Nvfp4 => TILE * BLOCK / 16 + TILE * BLOCK / 2,
-    }
-}
-
-/// Bytes of a tile of packed weights with `k` inputs.
-pub(super) fn tile_bytes(layout: Layout, k: usize) -> usize {
-    k.div_ceil(BLOCK) * block_bytes(layout)
-}
 
 /// The layout in which a weight can be kept, if its values allow it ([`fits`]): none when it is plain, is scaled in blocks
 /// that lie across those of the kernels, or is one `of_several` and does not end with a tile.
@@ -65,7 +47,7 @@ fn factor(global: GlobalScale) -> f32 {
 /// Brings the rows of a weight into tiles, and what their sums are multiplied with into `factors`, where the layout has
 /// them. What belongs to rows that are not there is left alone.
 pub(super) fn arrange(w: &Weight, layout: Layout, tiles: &mut [u8], factors: &mut [u8]) -> Result<(), Error> {
-    let tile = tile_bytes(layout, w.shape()[1]).max(1);
+    let tile = layout.tile_bytes(w.shape()[1]).max(1);
     let each = tiles.chunks_exact_mut(tile).enumerate();
     match w {
         Weight::Plain(t) => return Err(Error::Shape(format!("{} is plain", t.name))),
@@ -103,7 +85,7 @@ fn fp8(w: &Fp8, first: usize, out: &mut [u8]) {
     let across = k.div_ceil(wide);
     for (output, row) in (first..n).take(TILE).enumerate() {
         let blocks = w.codes[row * k..][..k].chunks(BLOCK);
-        for (b, (inputs, block)) in blocks.zip(out.chunks_exact_mut(block_bytes(Layout::Fp8))).enumerate() {
+        for (b, (inputs, block)) in blocks.zip(out.chunks_exact_mut(Layout::Fp8.block_bytes())).enumerate() {
             let (scales, codes) = block.split_at_mut(TILE * 4);
             let scale = w.scales[row / tall * across + b * BLOCK / wide];
             scales[output * 4..][..4].copy_from_slice(&scale.to_le_bytes());
@@ -143,7 +125,7 @@ fn nvfp4(w: &Nvfp4, first: usize, out: &mut [u8]) {
         let codes = w.codes[row * k / 2..][..k / 2].as_chunks::<OF_LANE>().0;
         let scales = &w.scales[row * k / OF_SCALE..][..k / OF_SCALE];
         let blocks = codes.chunks(of_block).zip(scales.chunks(of_block));
-        for ((codes, scales), block) in blocks.zip(out.chunks_exact_mut(block_bytes(Layout::Nvfp4))) {
+        for ((codes, scales), block) in blocks.zip(out.chunks_exact_mut(Layout::Nvfp4.block_bytes())) {
             let (to_scales, to_codes) = block.split_at_mut(TILE * of_block);
             let (codes, scales): ([_; UNITS * LANES], [u8; UNITS * LANES]) = (filled(codes), filled(scales));
             // a negative scale is as good as codes of the other sign; of zero there are none
@@ -230,7 +212,7 @@ mod tests {
     fn fp8_by_lanes(w: &Fp8, first: usize, out: &mut [u8]) {
         let [n, k] = w.shape;
         let across = k.div_ceil(w.block[1].max(1));
-        for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Fp8)).enumerate() {
+        for (b, block) in out.chunks_exact_mut(Layout::Fp8.block_bytes()).enumerate() {
             let (scales, codes) = block.split_at_mut(TILE * 4);
             let outputs = (first..n).take(TILE);
             for (row, scale) in outputs.zip(scales.chunks_exact_mut(4)) {
@@ -260,7 +242,7 @@ mod tests {
     /// The same for e2m1.
     fn nvfp4_by_lanes(w: &Nvfp4, first: usize, out: &mut [u8]) {
         let [n, k] = w.shape;
-        for (b, block) in out.chunks_exact_mut(block_bytes(Layout::Nvfp4)).enumerate() {
+        for (b, block) in out.chunks_exact_mut(Layout::Nvfp4.block_bytes()).enumerate() {
             let (scales, codes) = block.split_at_mut(TILE * BLOCK / 16);
             for ((unit, lane, g, input), of_lane) in lanes().zip(codes.chunks_exact_mut(OF_LANE / 2)) {
                 let (row, input) = (first + g, b * BLOCK + input);
@@ -299,7 +281,7 @@ mod tests {
                 let scales = (0..n.div_ceil(block[0]) * across).map(|i| i as f32 + 0.5).collect();
                 let w = Fp8 { name: "w".into(), shape: [n, k], codes: bytes(n, n * k), scales, block };
                 for first in (0..n).step_by(TILE) {
-                    let [mut found, mut expected] = [(); 2].map(|()| vec![0; tile_bytes(Layout::Fp8, k)]);
+                    let [mut found, mut expected] = [(); 2].map(|()| vec![0; Layout::Fp8.tile_bytes(k)]);
                     fp8(&w, first, &mut found);
                     fp8_by_lanes(&w, first, &mut expected);
                     assert!(found == expected, "{n} × {k} in {block:?} from {first}");
@@ -314,7 +296,7 @@ mod tests {
                 global: GlobalScale::Divisor(3.0),
             };
             for first in (0..n).step_by(TILE) {
-                let [mut found, mut expected] = [(); 2].map(|()| vec![0; tile_bytes(Layout::Nvfp4, k)]);
+                let [mut found, mut expected] = [(); 2].map(|()| vec![0; Layout::Nvfp4.tile_bytes(k)]);
                 nvfp4(&w, first, &mut found);
                 nvfp4_by_lanes(&w, first, &mut expected);
                 assert!(found == expected, "{n} × {k} from {first}");

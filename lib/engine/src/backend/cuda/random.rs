@@ -1,10 +1,10 @@
 //! Random weights, made on the device, for measurements.
 
 use super::gpu::Arg;
-use super::layouts::layout;
+use super::layout::{BF16, Layout};
 use super::units;
-use super::weights::{BF16, Layout, Part};
-use super::{Cuda, Matrix, experts, int, pack, ptr};
+use super::weights::Part;
+use super::{Cuda, Matrix, experts, int, ptr};
 use crate::Error;
 use cute_checkpoint::Format;
 
@@ -16,8 +16,8 @@ impl Cuda {
         inputs: usize,
         seed: u64,
     ) -> Result<Matrix, Error> {
-        let first = outputs.first().map_or(BF16, |(_, format)| layout(*format));
-        let head: usize = outputs.iter().filter(|(_, f)| layout(*f) == first).map(|(n, _)| n).sum();
+        let first = outputs.first().map_or(BF16, |(_, format)| Layout::of(*format));
+        let head: usize = outputs.iter().filter(|(_, f)| Layout::of(*f) == first).map(|(n, _)| n).sum();
         let rest: usize = outputs.iter().map(|(n, _)| n).sum::<usize>() - head;
         let mut matrix = Matrix::alloc(&self.memory, head, inputs, first)?;
         self.fill_random(&matrix.head, inputs, seed)?;
@@ -37,7 +37,7 @@ impl Cuda {
         inputs: usize,
         seed: u64,
     ) -> Result<Vec<Matrix>, Error> {
-        let one = Matrix::of(outputs, inputs, layout(format));
+        let one = Matrix::of(outputs, inputs, Layout::of(format));
         let all = experts::place(&self.memory, one, count)?;
         for (i, matrix) in all.iter().enumerate() {
             self.fill_random(&matrix.head, inputs, seed.wrapping_add(i as u64))?;
@@ -60,7 +60,7 @@ impl Cuda {
             ];
             return self.launch((units::plain("elementwise.cu"), "random_weights"), grid, 256, 0, &args);
         }
-        let words = part.n.div_ceil(8) * pack::tile_bytes(part.layout, k) / 4;
+        let words = part.n.div_ceil(8) * part.layout.tile_bytes(k) / 4;
         let all = part.layout.bytes(part.n, k) / 4;
         // codes: below 2, of e4m3; any, of e2m1. Scales: one f32; of 1 to 1.875, and a factor.
         let (block, head, codes, scales, scale, factor) = match part.layout {

@@ -11,6 +11,31 @@ use std::ptr::null_mut;
 /// Buffers of a stage: one is filled while the other travels.
 pub const BUFFERS: usize = 2;
 
+/// How weights are brought to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// threads that read, arrange and send; 0 for as many as the machine has, between 4 and 16
+    pub threads: usize,
+    /// bytes of a buffer, of which each thread has [`BUFFERS`]
+    pub buffer: usize,
+    /// bytes read at once, so that they are arranged while the cache still holds them
+    pub read: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { threads: 0, buffer: 2 << 20, read: 256 << 10 }
+    }
+}
+
+impl LoadOptions {
+    /// How many threads that is here.
+    pub fn count(&self) -> usize {
+        let here = || std::thread::available_parallelism().map_or(4, usize::from).clamp(4, 16);
+        if self.threads == 0 { here() } else { self.threads }
+    }
+}
+
 /// Host memory that one thread fills and sends to a device, beside the device's own stream.
 pub trait Stage {
     /// Lends the next buffer, of the size that was asked for, when what was sent from it before has arrived. What it

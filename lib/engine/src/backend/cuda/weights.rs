@@ -1,71 +1,17 @@
 //! Weights on the device: matrices in tiles of bf16 pieces or packed, vectors as f32, all filled up with zeros.
 
 use super::arena::Arena;
-use super::fill::Fill;
 use super::gpu::Ptr;
+use super::layout::{CHUNK, Layout, TILE, pieces};
 use super::pack;
-use super::units::{CHUNK, Epilogue};
+use super::units::Epilogue;
 use crate::Error;
-use cute_checkpoint::{Dtype, Format, LazyWeight};
+use cute_checkpoint::{Format, LazyWeight};
 use half::bf16;
 use rayon::prelude::*;
-use std::sync::Arc;
 
-/// Outputs of a tile: the n of the tensor cores' m16n8k16.
-pub(super) const TILE: usize = 8;
-/// Inputs of an output that lie together.
-pub(super) const RUN: usize = 32;
 /// Bytes that are looked through at once.
 const SCAN: usize = 1 << 20;
-
-/// How a matrix lies in memory: tiles of 8 outputs, as kernels/weights.cuh says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// `[n / 8, pieces · kp / 32, 8, 32]` of bf16 values that sum to the weights: 1 piece for bf16, 2 for f16, 3 for f32;
-    /// then no bit is lost
-    Bf16 {
-        /// of each weight
-        pieces: usize,
-    },
-    /// blocks of 128 inputs, as kernels/packed.cuh says
-    Fp8,
-    /// the same
-    Nvfp4,
-}
-
-/// One piece a weight.
-pub const BF16: Layout = Layout::Bf16 { pieces: 1 };
-
-impl Layout {
-    /// `k` inputs, padded.
-    pub fn kp(self, k: usize) -> usize {
-        k.next_multiple_of(if self.is_packed() { pack::BLOCK } else { CHUNK })
-    }
-    /// Whether codes and scales are kept.
-    pub fn is_packed(self) -> bool {
-        !matches!(self, Layout::Bf16 { .. })
-    }
-    /// The type that kernels know it by.
-    pub fn name(self) -> String {
-        match self {
-            Layout::Bf16 { pieces } => format!("Bf16<{pieces}>"),
-            Layout::Fp8 => "Fp8".into(),
-            Layout::Nvfp4 => "Nvfp4".into(),
-        }
-    }
-    /// Bytes of a tile of `k` inputs.
-    pub(super) fn tile_bytes(self, k: usize) -> usize {
-        match self {
-            Layout::Bf16 { pieces } => TILE * pieces * self.kp(k) * 2,
-            Layout::Fp8 | Layout::Nvfp4 => pack::tile_bytes(self, k),
-        }
-    }
-    /// Bytes of `n` outputs of `k` inputs.
-    pub fn bytes(self, n: usize, k: usize) -> usize {
-        let factors = if self == Layout::Nvfp4 { TILE * 4 } else { 0 };
-        n.div_ceil(TILE) * (self.tile_bytes(k) + factors)
-    }
-}
 
 /// Outputs of one layout, whose tiles follow each other.
 #[derive(Clone, Copy, Debug)]
@@ -183,14 +129,6 @@ impl Matrix {
     pub(super) fn allocations(&self) -> impl Iterator<Item = Ptr> {
         [Some(self.head.at), self.tail.map(|tail| tail.at)].into_iter().flatten()
     }
-
-    /// What has to be filled with the weights it was planned for.
-    pub(super) fn fills(&self, weights: Vec<LazyWeight>) -> Vec<Fill> {
-        let weights: Arc<[LazyWeight]> = weights.into();
-        let fill =
-            |part: Part| Fill { weights: weights.clone(), k: self.k, part, tiles: 0..part.n.div_ceil(TILE) };
-        self.parts().into_iter().map(fill).collect()
-    }
 }
 
 /// The packed layout of all these weights, if they have one.
@@ -244,15 +182,6 @@ fn stacked<'a>(shapes: impl Iterator<Item = (&'a str, &'a [usize])>) -> Result<(
     }
     let (_, k) = first.ok_or_else(|| Error::Shape("a matrix of no tensors".into()))?;
     Ok((n, k))
-}
-
-/// bf16 pieces that hold a dtype's mantissa.
-pub(super) fn pieces(dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::BF16 => 1,
-        Dtype::F16 => 2,
-        Dtype::F32 => 3,
-    }
 }
 
 /// bf16 pieces that hold a value.
