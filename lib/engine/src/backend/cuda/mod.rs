@@ -30,6 +30,7 @@ mod moe;
 pub mod nvrtc;
 mod ops;
 mod pack;
+mod products;
 pub mod profile;
 mod random;
 mod regions;
