@@ -27,12 +27,17 @@ impl Span {
             Some(end) if end.counts != self.seen => Some(format!(
                 "{}: its `end` counts {} records, {} arrived: lines were lost or altered between the tools",
                 self.tool,
-                end.counts.values().sum::<u64>(),
-                self.seen.values().sum::<u64>()
+                all(&end.counts),
+                all(&self.seen)
             )),
             Some(_) => None,
         }
     }
+}
+
+/// Records of all types; more than a `u64` holds, if an `end` says so.
+fn all(counts: &Count) -> u128 {
+    counts.values().map(|n| u128::from(*n)).sum()
 }
 
 /// Follows a stream and remembers each `run` and its `end`.

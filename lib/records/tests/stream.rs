@@ -137,6 +137,8 @@ fn a_whole_stream_is_no_trouble_and_each_way_to_lose_a_part_is() {
     assert!(ledger(&cut).trouble()[0].contains("cut off"));
     let lost = format!("{}\n{}\n", lines[0], lines[2]);
     assert!(ledger(&lost).trouble()[0].contains("lost or altered"));
+    let absurd = whole.replace("\"completion\":1", "\"completion\":18446744073709551615");
+    assert!(ledger(&absurd).trouble()[0].contains("counts 18446744073709551616 records, 2 arrived"));
     let orphan = format!("{}\n", lines[2]);
     assert!(ledger(&orphan).trouble()[0].contains("without their `run`"));
     let nested = format!("{}\n{whole}", r#"{"type":"run","v":1,"tool":"cute-audit","version":""}"#);

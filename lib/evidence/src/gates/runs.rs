@@ -108,9 +108,10 @@ pub(super) fn unexplained(case: &Case) -> Reading {
         let (Some(n), Some(degenerate)) = (number("labels"), number("degenerate")) else {
             return Missing("the mechanism finding counts no labels".to_owned());
         };
-        labels += n;
+        labels = n.saturating_add(labels);
         // A leg without a collapse has nothing to explain, and one without a mechanism explains nothing.
-        explained += if degenerate == 0 { n } else { number("explained").unwrap_or(0) };
+        let of_leg = if degenerate == 0 { n } else { number("explained").unwrap_or(0) };
+        explained = of_leg.saturating_add(explained);
     }
     Count {
         value: labels - explained.min(labels),

@@ -51,7 +51,12 @@ impl Power {
 
 /// A p-value as people read it.
 pub fn p_value(p: f64) -> String {
-    if p >= 0.001 { format!("{p:.3}") } else { format!("{p:.1e}") }
+    match p {
+        p if p >= 0.001 => format!("{p:.3}"),
+        // smaller than numbers can be
+        0.0 => "1e-300 or less".to_owned(),
+        p => format!("{p:.1e}"),
+    }
 }
 
 /// A share as people read it.

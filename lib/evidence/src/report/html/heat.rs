@@ -4,17 +4,23 @@ use super::plot::WIDTH;
 use crate::checks::{Case, Leg};
 use crate::detect::{Label, Labelled};
 use crate::gates::{Judgment, judge};
-use cute_records::{Completion, Finding};
+use cute_records::{Completion, Finding, RunScore};
 use maud::{Markup, html};
 use std::collections::{BTreeMap, BTreeSet};
 
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 50.0;
+/// Before the scores at the right.
+const GAP: f64 = 8.0;
+/// Room for a letter of these.
+const LETTER: f64 = 8.0;
 const TOP: f64 = 46.0;
 /// Height that all runs together fill at most.
 const TALLEST: f64 = 1200.0;
 /// Beyond so many replies a healthy one is background, and a page must still open.
 const CROWDED: usize = 8000;
+
+/// Width of a cell that has room for a cross.
+const CROSSED: f64 = 7.0;
 
 /// Where things stand on the map.
 struct Grid {
@@ -56,7 +62,10 @@ impl Grid {
 /// The map of a leg with its legend.
 pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
     let questions = leg.questions();
-    let cell = ((WIDTH - LEFT - RIGHT) / questions.len().max(1) as f64).min(26.0);
+    let score = |s: &RunScore| format!("{}/{}", s.correct, s.n);
+    let widest = leg.scores().iter().map(|s| score(s).len()).max().unwrap_or(0);
+    let right = GAP + LETTER * widest as f64;
+    let cell = ((WIDTH - LEFT - right) / questions.len().max(1) as f64).min(26.0);
     let runs = leg.runs();
     let grid = Grid {
         row: cell.clamp(14.0, 22.0).min(TALLEST / runs.len().max(1) as f64),
@@ -85,7 +94,7 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
                 @for s in leg.scores().into_iter().step_by(named) {
                     @let y = grid.y(s.run) + grid.row / 2.0 + 4.0;
                     text x=(LEFT - 10.0) y=(y) text-anchor="end" { "run " (s.run + 1) }
-                    @if s.n > 0 { text.mark x=(end + 8.0) y=(y) { (s.correct) "/" (s.n) } }
+                    @if s.n > 0 { text.mark x=(end + GAP) y=(y) { (score(&s)) } }
                 }
                 @let crowded = leg.completions.len() > CROWDED;
                 @if crowded {
@@ -101,7 +110,7 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
                 @for label in Label::ALL.into_iter().filter(|l| kinds.contains(l)) {
                     li { i style={ "background: var(--" (label.name()) ")" } {} (label.meaning()) }
                 }
-                li { b { "×" } " wrong answer" }
+                @if cell >= CROSSED { li { b { "×" } " wrong answer" } }
                 @if !predicted.is_empty() {
                     li { i.under {} "the mechanism says: must be bad" }
                 }
@@ -118,7 +127,7 @@ fn square(c: &Completion, l: &Labelled, grid: &Grid, predicted: bool) -> Markup 
             title { (hover(c, l, predicted)) }
         }
         @if predicted { rect x=(x) y=(y + row - 3.0) width=(cell) height="2.5" fill="var(--window)" pointer-events="none" {} }
-        @if c.correct == Some(false) && cell >= 7.0 {
+        @if c.correct == Some(false) && cell >= CROSSED {
             path d={ "M" (x + cell / 2.0 - 2.5) " " (y + row / 2.0 - 2.5) "l5 5m0 -5l-5 5" }
                 stroke="var(--card)" stroke-width="1.4" pointer-events="none" {}
         }
