@@ -2,6 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 /// An `f64` written as a JSON number when finite, else as `"NaN"`, `"Infinity"` or `"-Infinity"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
@@ -67,11 +68,23 @@ impl JsonSchema for Num {
 /// Largest whole number that every reader of JSON keeps: 2⁵³ − 1.
 pub const MOST: u64 = (1 << 53) - 1;
 
-/// Reads a position of a record, up to [`MOST`].
-pub(crate) fn position<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+/// A whole number of a JSON value, up to [`MOST`].
+pub fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().filter(|n| *n <= MOST)
+}
+
+/// Reads a position or a count of a record, up to [`MOST`].
+pub(crate) fn bounded<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     let n = u64::deserialize(d)?;
-    let beyond = || de::Error::custom(format!("{n} is no position: expected at most {MOST}"));
+    let beyond = || de::Error::custom(format!("{n} counts nothing: expected at most {MOST}"));
     (n <= MOST).then_some(n).ok_or_else(beyond)
+}
+
+/// The same, or null.
+pub(crate) fn bounded_option<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Bounded(#[serde(deserialize_with = "bounded")] u64);
+    Ok(Option::<Bounded>::deserialize(d)?.map(|n| n.0))
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ fn a_position_beyond_what_readers_of_json_keep_is_a_bad_line() {
     };
     assert!(line(num::MOST).is_ok());
     let error = line(num::MOST + 1).unwrap_err().to_string();
-    assert!(error.contains("9007199254740992 is no position: expected at most 9007199254740991"), "{error}");
+    assert!(error.contains("9007199254740992 counts nothing: expected at most 9007199254740991"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::json::Node;
 use super::rows::{Notes, Part, Row, Source, ms, need, short};
 use super::sharegpt::figures;
-use cute_records::{Completion, FinishReason, Record};
+use cute_records::{Completion, FinishReason, Record, num};
 
 /// Characters of a reply the file keeps: a shorter tail is the whole reply.
 const TAIL: usize = 200;
@@ -229,7 +229,8 @@ pub(crate) fn is_log_line(line: &str) -> bool {
 fn log_line(line: &str) -> Option<Result<(u64, Completion), String>> {
     let (place, rest) = line.strip_prefix('[')?.split_once("] ")?;
     let (index, n) = place.split_once('/')?;
-    let (index, n): (u64, u64) = (index.parse().ok()?, n.parse().ok()?);
+    let count = |text: &str| text.parse().ok().filter(|n: &u64| *n <= num::MOST);
+    let (index, n) = (count(index)?, count(n)?);
     let (status, rest) = rest.split_once(" (gold=").unwrap_or((rest.split(' ').next().unwrap_or(rest), ""));
     let correct = match status {
         "OK" => Some(true),

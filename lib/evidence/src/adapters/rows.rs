@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::json::Node;
-use cute_records::{Completion, Finding, Severity};
+use cute_records::{Completion, Finding, Severity, num};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -116,7 +116,7 @@ impl Row {
     }
 
     pub(crate) fn u64(&self, name: &str) -> Result<Option<u64>, String> {
-        self.typed(name, "a count", Value::as_u64)
+        self.typed(name, "a count", num::whole)
     }
 
     pub(crate) fn f64(&self, name: &str) -> Result<Option<f64>, String> {

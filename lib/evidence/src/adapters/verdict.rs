@@ -4,7 +4,7 @@
 
 use super::rows::{Notes, Row, Source};
 use super::sharegpt::figures;
-use cute_records::Record;
+use cute_records::{Record, num};
 use serde_json::{Value, json};
 
 /// What a verdict states, for comparison with the results beside it.
@@ -85,7 +85,7 @@ fn check_run(
     source: &Source,
     notes: &mut Notes,
 ) -> bool {
-    let number = |name: &str| run.get(name).and_then(Value::as_u64);
+    let number = |name: &str| run.get(name).and_then(num::whole);
     let Some(which) = number("run") else {
         notes.error("bad_field", &source.name, format!("a run without a number: {run}"));
         return false;

@@ -102,13 +102,13 @@ fn moved(t: &Trace, known: &mut BTreeMap<(Option<u32>, String), String>) -> Opti
 fn against_pool(t: &Trace, leg: &Leg) -> Option<Wrong> {
     let wrong = |words| Some(("trace_contradicts_pool", None, words));
     let first = leg.traces.first()?;
-    let slots = |t: &Trace| t.slots_free + t.slots_used;
+    let slots = |t: &Trace| t.slots_free.saturating_add(t.slots_used);
     if slots(t) != slots(first) {
         return wrong(format!("{} slots free or used, {} before", slots(t), slots(first)));
     }
     let pool = leg.pool().filter(|_| leg.pools.windows(2).all(|two| two[0] == two[1]))?;
-    let (pages, all) =
-        (t.pages_free + t.pages_used, pool.num_blocks? - pool.first_block?.min(pool.num_blocks?));
+    let pages = t.pages_free.saturating_add(t.pages_used);
+    let all = pool.num_blocks?.saturating_sub(pool.first_block?);
     if pages != all {
         return wrong(format!("{pages} pages free or used, the pool has {all}"));
     }

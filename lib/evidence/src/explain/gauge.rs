@@ -52,7 +52,10 @@ pub fn read(log: &[&LogLine], g: Option<&Geometry>) -> Vec<Served> {
         .map(|i| {
             let streamed = i >= streamed_from;
             let own = if streamed { &between[i + 1] } else { &between[i] };
-            let alone = own.iter().filter(|r| r.running == 1 && r.percent > 0.0).map(|r| r.percent);
+            let alone = own
+                .iter()
+                .filter(|r| r.running == 1 && r.percent > 0.0 && r.percent <= 100.0)
+                .map(|r| r.percent);
             let largest = alone.fold(None, |most: Option<f64>, p| Some(most.map_or(p, |m| m.max(p))));
             let before = between[..=i].iter().rev().find_map(|b| b.iter().rev().find_map(|r| r.at));
             let after = between[i + 1..].iter().find_map(|b| b.iter().find_map(|r| r.at));

@@ -111,7 +111,7 @@ impl<'a> Requests<'a> {
         let rows: Vec<&Completion> = leg.completions.iter().collect();
         let served = gauge::read(&boot.log, Some(&geometry));
         // Ordinals leave room for results that are known to be missing.
-        let expected = rows.iter().map(|c| c.ordinal as usize + 1).max().unwrap_or(0);
+        let expected = rows.iter().map(|c| (c.ordinal as usize).saturating_add(1)).max().unwrap_or(0);
         // Ordinals that leave a thousand times more room than there are results are no order of requests.
         let wild = expected > 1000 * rows.len() + 1000;
         let by_ordinal = |n: usize| {
@@ -200,7 +200,7 @@ fn between(rows: &[&Completion], mut at: Vec<Option<usize>>) -> Vec<Option<usize
             if let (Some(a), Some(b)) = (before, after)
                 && a == b
             {
-                at[i] = Some(rows[i].ordinal as usize + a);
+                at[i] = (rows[i].ordinal as usize).checked_add(a);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Values captured from a line: numbers with thousands separators, Python words, `key=value` lists.
 
+use cute_records::num::{MOST, whole};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -19,8 +20,8 @@ pub(crate) enum Val<'a> {
 impl Val<'_> {
     pub(crate) fn as_u64(&self) -> Option<u64> {
         match self {
-            Val::Int(b) => u64::try_from(int(b)?).ok(),
-            Val::Json(v) => v.as_u64(),
+            Val::Int(b) => u64::try_from(int(b)?).ok().filter(|n| *n <= MOST),
+            Val::Json(v) => whole(v),
             _ => None,
         }
     }

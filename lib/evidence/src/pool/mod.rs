@@ -15,7 +15,7 @@ pub mod replay;
 pub use exposure::Width;
 pub use replay::{Demand, FreeList, Holding};
 
-use cute_records::Pool;
+use cute_records::{Pool, num};
 
 /// What a replay must know of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,16 @@ impl Geometry {
         if !missing.is_empty() {
             return Err(format!("the pool's {} is not known", missing.join(", ")));
         }
-        if g.block_size == 0 || g.block_bytes == 0 || g.first_block >= g.blocks || g.blocks > 1 << 32 {
+        // tokens and bytes of all blocks are counted without overflow, and what one request takes is
+        let all =
+            |of_block: u64| g.blocks.checked_mul(of_block).is_some_and(|all| all > 0 && all <= num::MOST);
+        let of_request = g.state_blocks.max(g.attention_groups).max(g.token_bytes.unwrap_or(0));
+        if !all(g.block_size)
+            || !all(g.block_bytes)
+            || g.first_block >= g.blocks
+            || g.blocks > 1 << 32
+            || of_request > 1 << 32
+        {
             return Err(format!(
                 "a pool of {} blocks of {} tokens and {} bytes is impossible",
                 g.blocks, g.block_size, g.block_bytes
@@ -77,7 +86,7 @@ impl Geometry {
 
     /// Blocks handed out to one request with so many attention blocks a group.
     pub fn blocks_of(&self, attention: u64) -> u64 {
-        self.state_blocks + self.attention_groups * attention
+        self.state_blocks + self.attention_groups.saturating_mul(attention).min(num::MOST)
     }
 
     /// Blocks that can be handed out at all.

@@ -253,19 +253,27 @@ pub struct Completion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leg: Option<String>,
     /// which repetition of the prompt set, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub run: u64,
     /// position within the run, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub index: u64,
     /// position over the whole stream, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub ordinal: u64,
     /// tokens of the prompt
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::num::bounded_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub prompt_tokens: Option<u64>,
     /// tokens generated
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::num::bounded_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub completion_tokens: Option<u64>,
     /// why it ended
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,7 +294,11 @@ pub struct Completion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_sha256: Option<String>,
     /// characters of the prompt, when its tokens were not counted
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::num::bounded_option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub prompt_chars: Option<u64>,
     /// sha256 of the generated token ids (little-endian u32)
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -362,13 +374,13 @@ pub struct Chunk {
     /// name of the request
     pub id: String,
     /// which repetition of the prompt set, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub run: u64,
     /// position within the run, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub index: u64,
     /// position over the whole stream, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub ordinal: u64,
     /// position within the reply, 0-based
     pub part: u64,
@@ -397,7 +409,7 @@ pub struct State {
     /// request that owns it
     pub owner: String,
     /// ordinal of that request
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub ordinal: u64,
     /// times this entry has been acquired, this one included
     pub epoch: u64,
@@ -417,7 +429,7 @@ pub struct Trace {
     /// name of the request
     pub id: String,
     /// position over the whole stream, 0-based
-    #[serde(deserialize_with = "crate::num::position")]
+    #[serde(deserialize_with = "crate::num::bounded")]
     pub ordinal: u64,
     /// pieces that W_O's inputs are cut into, for each key/value head
     pub wo_split: u64,
