@@ -3,11 +3,13 @@
 //! `DIR/journal.jsonl` opens with a head: what the run wrote before its first request. Then comes one line for each
 //! step in which a reply ended, with the replies, the `state` records since the line before, and the time spent. A
 //! line is one write, made before anything of it is on stdout, so killing the process loses nothing that was seen. The
-//! disk is asked to keep it ([`SYNC`]) once a second and at the end: that is what a loss of power can cost.
+//! disk is asked to keep it ([`SYNC`]) once a second and at the end: that is what a loss of power can cost. The lines are a
+//! [`Chain`]: none is believed that is not what was written.
 //!
 //! A resumed run makes the same steps again. Up to the last one of the journal it computes only what the journal
 //! lacks ([`Engine::replay`](cute_engine::Engine::replay)); what is written comes from the journal, durations included.
 
+use crate::chain::Chain;
 use anyhow::{Context, bail, ensure};
 use cute_engine::backend::Backend;
 use cute_engine::engine::Totals;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The version of the journal's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Longest time that lines written wait for the disk to be asked for them.
 const SYNC: Duration = Duration::from_secs(1);
@@ -74,6 +76,7 @@ pub struct Spent {
 pub struct Journal {
     dir: PathBuf,
     file: Option<File>,
+    chain: Chain,
     /// when the disk was last asked to keep the file
     synced: Option<Instant>,
     /// the open directory: its lock keeps a second process away
@@ -142,6 +145,7 @@ impl Journal {
                     "{name} has format {}: this build reads format {FORMAT}",
                     head.journal
                 );
+                self.chain.check(&line)?;
                 self.head = Some(head);
             } else {
                 self.recall(&line)?;
@@ -155,6 +159,7 @@ impl Journal {
 
     fn recall(&mut self, line: &Line) -> anyhow::Result<()> {
         let entry: Entry = line.json()?;
+        self.chain.check(line)?;
         if entry.step <= self.last {
             return Err(line.error(format!("step {} after step {}", entry.step, self.last)).into());
         }
@@ -215,9 +220,9 @@ impl Journal {
     /// Writes a journal with nothing but its head, whole or not at all.
     fn create(&mut self, head: &Head) -> anyhow::Result<String> {
         let (path, new) = (self.path(), self.dir.join("journal.jsonl.new"));
-        let write = || {
+        let mut write = || {
             let mut file = File::create(&new)?;
-            file.write_all(&line_of(head)?)?;
+            file.write_all(&self.chain.seal(head)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
             self.lock.as_ref().map_or(Ok(()), File::sync_all)?;
@@ -302,7 +307,7 @@ impl Journal {
         let entry = Entry { step: steps, spent, ..std::mem::take(&mut self.entry) };
         let path = self.path();
         let Some(file) = &mut self.file else { return Ok(()) };
-        let written = line_of(&entry).and_then(|line| file.write_all(&line));
+        let written = self.chain.seal(&entry).and_then(|line| file.write_all(&line));
         written.with_context(|| trouble(&path))?;
         if self.synced.get_or_insert_with(Instant::now).elapsed() >= SYNC { self.sync() } else { Ok(()) }
     }
@@ -409,12 +414,6 @@ fn differences(then: &Run, now: &Run) -> Vec<String> {
 
 fn trouble(path: &Path) -> String {
     format!("cannot write {} (it can be resumed once that is mended)", path.display())
-}
-
-fn line_of(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    Ok(line)
 }
 
 fn say(text: &str) {

@@ -6,6 +6,7 @@
 //!         130 Ctrl-C · 143 SIGTERM
 
 mod args;
+mod chain;
 mod device;
 mod input;
 mod journal;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{bare, records, root, run, stderr, timeless};
+use common::{bare, records, root, run, sealed, stderr, timeless};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -197,7 +197,7 @@ fn a_resumed_run_streams_what_a_whole_one_streams() {
     let other = run(&with(SHORT, &["--stop", "####"]), Some((dir.path(), true)));
     assert!(stderr(&other).contains("another run: --stream was true, is false"), "{}", stderr(&other));
     let torn = text.replacen("\"tokens\":[[", "\"tokens\":[[1,", 1);
-    std::fs::write(&journal, torn).unwrap();
+    std::fs::write(&journal, sealed(&torn.lines().collect::<Vec<_>>())).unwrap();
     let refused = run(&args, Some((dir.path(), true)));
     assert!(stderr(&refused).contains("tokens of a reply that has"), "{}", stderr(&refused));
 }

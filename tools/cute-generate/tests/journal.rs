@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{bare, generate, journal, records, root, run, signal, stderr, timeless};
+use common::{bare, generate, journal, records, root, run, sealed, signal, stderr, timeless};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -81,7 +81,7 @@ fn another_run_is_refused_with_every_difference() {
     let old =
         text.replacen(&format!("\\\"version\\\":\\\"{version}\\\""), "\\\"version\\\":\\\"0.0.9\\\"", 1);
     assert_ne!(old, text);
-    fs::write(&path, old).unwrap();
+    fs::write(&path, sealed(&old.lines().collect::<Vec<_>>())).unwrap();
     refused(
         &run(SHORT, Some((dir.path(), true))),
         &format!("another run: the version was 0.0.9, is {version}"),
@@ -142,22 +142,52 @@ fn a_damaged_journal_is_named_with_its_line() {
     let path = dir.path().join("journal.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let again = |lines: &[&str]| {
-        fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let with = |text: String| {
+        fs::write(&path, text).unwrap();
         run(SHORT, Some((dir.path(), true)))
     };
+    let again = |lines: &[&str]| with(lines.join("\n") + "\n");
     refused(&again(&[lines[0], "no json", lines[2]]), "journal.jsonl:2: column 2");
-    refused(&again(&[lines[0], lines[1], lines[1]]), "journal.jsonl:3: step ");
+    refused(&again(&[lines[0], lines[1], lines[1]]), "journal.jsonl:3: it is not what was written here");
+    refused(&again(&[lines[0], lines[2]]), "journal.jsonl:2: it is not what was written here");
+    refused(&with(sealed(&[lines[0], lines[1], lines[1]])), "journal.jsonl:3: step ");
     refused(&again(&lines[1..]), "missing field `journal`");
-    let later = again(&[lines[0], lines[2]]);
+    refused(
+        &again(&["{\"journal\":1,\"bad_lines\":0,\"opening\":\"\"}"]),
+        "has format 1: this build reads format 2",
+    );
+    let later = with(sealed(&[lines[0], lines[2]]));
     assert_eq!(later.status.code(), Some(2));
     assert!(stderr(&later).contains("does not fit the steps of this run"), "{}", stderr(&later));
     let other = lines[1].replacen("\"prompt_sha256\":\"", "\"prompt_sha256\":\"0", 1);
-    let output = again(&[lines[0], &other]);
+    let output = with(sealed(&[lines[0], &other]));
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("its reply 0 is another request's"), "{}", stderr(&output));
     fs::write(&path, "").unwrap();
     refused(&run(SHORT, Some((dir.path(), true))), "journal.jsonl is empty");
+}
+
+#[test]
+fn no_flipped_bit_of_a_journal_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = kept(dir.path());
+    let path = dir.path().join("journal.jsonl");
+    let bytes = fs::read(&path).unwrap();
+    for i in 0..100 {
+        // anywhere but in a newline, which would cut off the last line or join two
+        let at = (i * 7919 + 13) % bytes.len();
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (i % 7);
+        if bytes[at] == b'\n' || flipped[at] == b'\n' {
+            continue;
+        }
+        fs::write(&path, flipped).unwrap();
+        let output = run(SHORT, Some((dir.path(), true)));
+        assert_eq!(output.status.code(), Some(2), "bit {} of byte {at}: {}", i % 7, stderr(&output));
+        assert!(output.stdout.is_empty(), "bit {} of byte {at}", i % 7);
+    }
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(run(SHORT, Some((dir.path(), true))).stdout, whole.stdout);
 }
 
 #[test]
