@@ -1,5 +1,6 @@
 # make demo       the main job on the embedded tiny model: answers, audit, verdict, soak.html (DEVICE=cuda names a device)
 # make gpu        everything that needs a GPU, with a table
+# make measure    every figure that a GPU makes, into out/measure
 # make test       all tests
 # make faults     three faults tell their stories, each caught
 # make museum     twenty faults past every detector, and a hundred sound engines past them all
@@ -13,7 +14,7 @@
 CARGO ?= cargo
 export PATH := $(CURDIR)/target/release:$(PATH)
 
-.PHONY: build demo gpu test faults museum guards incident reproduce torture bench lint clean
+.PHONY: build demo gpu measure test faults museum guards incident reproduce torture bench lint clean
 
 build:
 	$(CARGO) build --release --workspace --bins
@@ -23,6 +24,9 @@ demo: build
 
 gpu:
 	bash tests/gpu/run.sh
+
+measure:
+	bash tests/gpu/measure.sh
 
 test:
 	$(CARGO) test --workspace

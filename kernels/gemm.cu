@@ -7,7 +7,8 @@
 // Shapes   A [M, lda] bf16, in the order of to_bf16.cu · W in tiles of WEIGHTS as weights.cuh says, K wide; gate, filled up
 //          to whole tiles, before up for EPILOGUE 2 · C [M, ldc] f32, bf16 with -D OUT_BF16
 // Launch   grid ⌈M/BM⌉·⌈N/COLUMNS⌉ · block (BM/WM)·(BN/WN)·32 · shared STAGES·(BM·BK·2 + BN/8·STRIP) B
-//          STRIP, the inputs of a stage of a tile of W, is 16·BK B, packed 544 of Fp8 or 320 of Nvfp4; COLUMNS, the columns of C a block makes, is BN, or BN/2 for EPILOGUE 2
+//          STRIP, the inputs of a stage of a tile of W, is 16·BK B, packed 544 of Fp8 or 320 of Nvfp4
+//          COLUMNS, the columns of C a block makes, is BN, or BN/2 for EPILOGUE 2
 //          with EXPERTS the tiles of rows are the items of moe.cu's list, of up to BM lines: W is that of the item's expert,
 //          `stride` bytes behind the one before; C has the item's lines; so has A, or for EPILOGUE 2 the rows of its lines.
 //          Grid: the most items there can be · ⌈N/COLUMNS⌉; those beyond the list leave at once
