@@ -3,30 +3,15 @@
 //! `MUTATIONS=1000000 cargo test -p cute-evidence --test adapters_mutations` runs longer; `SEED=n` runs elsewhere.
 //! The fuzz targets under `fuzz/` start from the same kinds of files.
 
+#[path = "common/random.rs"]
+mod random;
+
 use cute_evidence::adapters::Kind;
 use cute_evidence::logs::PackSet;
 use cute_evidence::{adapters, logs, provenance, region};
 use cute_records::{Reader, Record, WriteError};
+use random::{Rng, number};
 use serde_json::{Value, json};
-
-/// A small generator of pseudo-random numbers (splitmix64): the same damage on every machine.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// One file of every kind, by the name it would have.
 fn corpus() -> Vec<(&'static str, Vec<u8>)> {

@@ -3,6 +3,9 @@
 //!
 //! `MUTATIONS=100000 SEED=7 cargo test -p cute-evidence --test whole_mutations` runs longer, and elsewhere.
 
+#[path = "common/random.rs"]
+mod random;
+
 use cute_evidence::checks::pipe::Outlet;
 use cute_evidence::checks::{self, Case, Expectations};
 use cute_evidence::explain::explain;
@@ -10,28 +13,13 @@ use cute_evidence::gates::{Settings, judge};
 use cute_evidence::logs;
 use cute_evidence::report::{html, table, tables};
 use cute_records::*;
+use random::{Rng, number};
 use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 /// Longest that one stream may take. A thousand times what it takes on an idle machine.
 const LONGEST: Duration = Duration::from_secs(60);
 const REQUESTS: u64 = 24;
-
-/// splitmix64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % n.max(1) as u64) as usize
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// The records of a soak of three runs that collapses in its middle, as our engine writes them.
 fn soak() -> Vec<String> {

@@ -138,18 +138,19 @@ impl Journal {
         let lines = Reader::new(&name, BufReader::new(File::open(&path)?)).max_line(usize::MAX >> 1);
         for line in lines {
             let line = line?;
-            if self.head.is_none() {
-                let head: Head = line.json()?;
-                ensure!(
-                    head.journal == FORMAT,
-                    "{name} has format {}: this build reads format {FORMAT}",
-                    head.journal
-                );
+            if self.head.is_some() {
                 self.chain.check(&line)?;
-                self.head = Some(head);
-            } else {
                 self.recall(&line)?;
+                continue;
             }
+            let head: Head = line.json()?;
+            ensure!(
+                head.journal == FORMAT,
+                "{name} has format {}: this build reads format {FORMAT}",
+                head.journal
+            );
+            self.chain.check(&line)?;
+            self.head = Some(head);
         }
         ensure!(self.head.is_some(), "{name} is empty: it has no head");
         let replies = self.replies.len();
@@ -159,7 +160,6 @@ impl Journal {
 
     fn recall(&mut self, line: &Line) -> anyhow::Result<()> {
         let entry: Entry = line.json()?;
-        self.chain.check(line)?;
         if entry.step <= self.last {
             return Err(line.error(format!("step {} after step {}", entry.step, self.last)).into());
         }

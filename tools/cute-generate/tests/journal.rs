@@ -147,7 +147,7 @@ fn a_damaged_journal_is_named_with_its_line() {
         run(SHORT, Some((dir.path(), true)))
     };
     let again = |lines: &[&str]| with(lines.join("\n") + "\n");
-    refused(&again(&[lines[0], "no json", lines[2]]), "journal.jsonl:2: column 2");
+    refused(&again(&[lines[0], "no json", lines[2]]), "journal.jsonl:2: it is not what was written here");
     refused(&again(&[lines[0], lines[1], lines[1]]), "journal.jsonl:3: it is not what was written here");
     refused(&again(&[lines[0], lines[2]]), "journal.jsonl:2: it is not what was written here");
     refused(&with(sealed(&[lines[0], lines[1], lines[1]])), "journal.jsonl:3: step ");

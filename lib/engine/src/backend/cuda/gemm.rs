@@ -66,11 +66,8 @@ impl Tile {
     }
     /// Bytes of shared memory.
     pub fn smem(&self, layout: Layout) -> u32 {
-        let strip = match layout {
-            Layout::Bf16 { .. } => TILE * self.depth * 2,
-            Layout::Fp8 => 32 + 512,
-            Layout::Nvfp4 => 64 + 256,
-        };
+        let [scales, codes] = layout.block();
+        let strip = if layout.is_packed() { scales + codes / 2 } else { TILE * self.depth * 2 };
         (self.stages * (self.block[0] * self.depth * 2 + self.block[1] / TILE * strip)) as u32
     }
     pub(super) fn threads(&self) -> u32 {

@@ -54,13 +54,17 @@ impl Layout {
             Layout::Nvfp4 => "Nvfp4".into(),
         }
     }
-    /// Bytes of a block of a tile of packed weights.
-    pub(super) fn block_bytes(self) -> usize {
+    /// Bytes of the scales and of the codes of a block of a tile of packed weights.
+    pub(super) fn block(self) -> [usize; 2] {
         match self {
-            Layout::Bf16 { .. } => 0,
-            Layout::Fp8 => TILE * 4 + TILE * BLOCK,
-            Layout::Nvfp4 => TILE * BLOCK / 16 + TILE * BLOCK / 2,
+            Layout::Bf16 { .. } => [0, 0],
+            Layout::Fp8 => [TILE * 4, TILE * BLOCK],
+            Layout::Nvfp4 => [TILE * BLOCK / 16, TILE * BLOCK / 2],
         }
+    }
+    /// Bytes of such a block.
+    pub(super) fn block_bytes(self) -> usize {
+        self.block().iter().sum()
     }
     /// Bytes of a tile of `k` inputs.
     pub(super) fn tile_bytes(self, k: usize) -> usize {

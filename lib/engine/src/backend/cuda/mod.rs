@@ -1,6 +1,7 @@
 //! The CUDA backend: the operations as kernel launches, and decode steps as recorded graphs.
 //!
-//! [`gpu`] is the device it runs on; [`units`] says what kernels are specialised to, [`ahead`] which a model needs; `kernels/` holds their text.
+//! [`gpu`] is the device it runs on; [`units`] says what kernels are specialised to, [`ahead`] which a model needs;
+//! `kernels/` holds their text.
 //! Everything that changes from step to step lies in device memory ([`batch`]), so one recording serves all steps of
 //! the same shape; recordings are keyed by rows, logit rows and the paths of all layers.
 

@@ -63,7 +63,8 @@ impl Grid {
 pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
     let questions = leg.questions();
     let score = |s: &RunScore| format!("{}/{}", s.correct, s.n);
-    let widest = leg.scores().iter().map(|s| score(s).len()).max().unwrap_or(0);
+    let scores = leg.scores();
+    let widest = scores.iter().map(|s| score(s).len()).max().unwrap_or(0);
     let right = GAP + LETTER * widest as f64;
     let cell = ((WIDTH - LEFT - right) / questions.len().max(1) as f64).min(26.0);
     let runs = leg.runs();
@@ -91,10 +92,10 @@ pub fn map(leg: &Leg, case: &Case, j: &Judgment) -> Markup {
                 }
                 text x=(LEFT - 10.0) y=(TOP - 7.0) text-anchor="end" { "question" }
                 @let named = (12.0 / grid.row).ceil() as usize;
-                @for s in leg.scores().into_iter().step_by(named) {
+                @for s in scores.iter().step_by(named) {
                     @let y = grid.y(s.run) + grid.row / 2.0 + 4.0;
                     text x=(LEFT - 10.0) y=(y) text-anchor="end" { "run " (s.run + 1) }
-                    @if s.n > 0 { text.mark x=(end + GAP) y=(y) { (score(&s)) } }
+                    @if s.n > 0 { text.mark x=(end + GAP) y=(y) { (score(s)) } }
                 }
                 @let crowded = leg.completions.len() > CROWDED;
                 @if crowded {
