@@ -2,7 +2,7 @@
 
 use cute_checkpoint::{Config, Moe};
 use cute_engine::backend::cuda::Layout;
-use cute_engine::backend::cuda::ahead::{shared_memory, units};
+use cute_engine::backend::cuda::ahead::{Chip, units};
 use cute_engine::backend::cuda::compiler::{Compiler, Origin, in_parallel};
 use cute_engine::backend::cuda::cubin::{Needs, needs};
 use cute_engine::backend::cuda::gpu::Unit;
@@ -80,8 +80,8 @@ fn configs() -> [Config; 4] {
 }
 
 /// Units of a model whose matrices are packed.
-fn units_of(config: &Config, layout: Layout, shared: u32) -> Vec<Unit> {
-    units(config, &Layouts::packed(config, layout), shared)
+fn units_of(config: &Config, layout: Layout, chip: Chip) -> Vec<Unit> {
+    units(config, &Layouts::packed(config, layout), chip)
 }
 
 fn probe(block: &str) -> Unit {
@@ -93,9 +93,9 @@ fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
     let Some(compiler) = compiler(None) else { return };
     let mut jobs: BTreeSet<(Unit, &str)> = BTreeSet::new();
     for arch in ARCHITECTURES {
-        let shared = shared_memory(arch);
+        let chip = Chip::of(arch);
         let [tiny, large, experts, few] = &configs();
-        let plain = |c: &Config| units(c, &Layouts::plain(c), shared);
+        let plain = |c: &Config| units(c, &Layouts::plain(c), chip);
         // the tiny mixture is the tiny model but for its experts
         let of_experts =
             |unit: &Unit| unit.file == "experts.cu" || unit.defines.iter().any(|d| d.0 == "EXPERTS");
@@ -106,8 +106,8 @@ fn every_unit_compiles_for_every_architecture_and_spills_nothing() {
             // one type of K and V stands for all
             let of_kv =
                 |unit: &Unit| unit.defines.iter().all(|(name, value)| *name != "KV_TYPE" || value == "1");
-            let units = units_of(large, layout, shared).into_iter().filter(of_kv);
-            let experts = units_of(experts, layout, shared).into_iter().filter(of_experts);
+            let units = units_of(large, layout, chip).into_iter().filter(of_kv);
+            let experts = units_of(experts, layout, chip).into_iter().filter(of_experts);
             jobs.extend(units.chain(experts).map(|unit| (unit, arch)));
         }
         jobs.insert((probe("256"), arch));

@@ -322,6 +322,9 @@ impl Gpu for Careless {
     fn shared_memory(&self) -> u32 {
         self.0.shared_memory()
     }
+    fn wgmma(&self) -> bool {
+        self.0.wgmma()
+    }
     fn memory(&self) -> Result<(u64, u64), Error> {
         self.0.memory()
     }

@@ -317,6 +317,9 @@ impl Gpu for Counted {
     fn shared_memory(&self) -> u32 {
         self.inner.shared_memory()
     }
+    fn wgmma(&self) -> bool {
+        self.inner.wgmma()
+    }
     fn memory(&self) -> Result<(u64, u64), Error> {
         self.inner.memory()
     }

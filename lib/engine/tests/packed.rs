@@ -8,10 +8,12 @@ mod testing;
 use common::random_floats;
 use cute_checkpoint::{Config, Dtype, Format, Fp8, GlobalScale, Nvfp4, Tensor, Weight};
 use cute_engine::Knobs;
-use cute_engine::backend::cuda::{Cuda, Layout, Options};
+use cute_engine::backend::cuda::gpu::Gpu;
+use cute_engine::backend::cuda::{Cuda, Layout, Options, Settings};
 use cute_engine::backend::{Backend, Cpu};
 use cute_engine::batch::{Batch, BatchKind};
-use testing::{batch, cache_shape, device, on_a_device};
+use std::sync::Arc;
+use testing::{batch, cache_shape, device, device_or, on_a_device};
 
 /// x keeps 16 of its 24 bits on the device.
 const TOLERANCE: f32 = 1e-4;
@@ -164,7 +166,11 @@ fn backend() -> Option<Cuda> {
 }
 
 fn backend_of(config: Config, rows: usize) -> Option<Cuda> {
-    let backend = Cuda::new(device()?, &config, Options { graphs: false, ..Options::default() }).unwrap();
+    backend_on(device()?, config, rows)
+}
+
+fn backend_on(gpu: Arc<dyn Gpu>, config: Config, rows: usize) -> Option<Cuda> {
+    let backend = Cuda::new(gpu, &config, Options { graphs: false, ..Options::default() }).unwrap();
     backend.cache(&config, cache_shape(rows)).unwrap();
     Some(backend)
 }
@@ -274,7 +280,7 @@ const PROMPT_TOLERANCE: f32 = 1e-2;
 #[test]
 fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
     // wide enough a model for the tensor cores; the matrices are smaller
-    let config = Config { hidden_size: 640, ..common::tiny().config };
+    let config = Config { hidden_size: 2688, ..common::tiny().config };
     use Kind::*;
     let blocks = (Block(8, 128), 40);
     let rest = (Plain(Dtype::BF16), 5);
@@ -285,9 +291,19 @@ fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
     ];
     // one past a tile of rows, of outputs and of the stages in flight
     let wide = |kind, k| Case::new(k, &[(kind, 264), (kind, 264)]);
-    let many = [wide(Block(8, 128), 600), wide(Divided, 592)];
-    for (rows, cases, part) in [(ROWS, &few[..], 5), (130, &many, 127)] {
-        let Some(cuda) = backend_of(config.clone(), rows) else { return };
+    let many = [wide(Block(8, 128), 600), wide(Divided, 592), wide(Plain(Dtype::BF16), 570)];
+    let of_each = |k| [Block(128, 128), Divided, Plain(Dtype::BF16)].map(|kind| wide(kind, k));
+    let (deep, tall) = (of_each(2576), of_each(576));
+    let mut all = vec![(true, ROWS, &few[..], 5), (true, 130, &many, 127)];
+    if on_a_device() {
+        all.extend([(true, 177, &deep[..], 175), (true, 1025, &tall, 1022)]);
+    } else {
+        // by the kernel for other devices
+        all.extend([(false, ROWS, &few[..], 5), (false, 130, &many[..1], 127)]);
+    }
+    for (wgmma, rows, cases, part) in all {
+        let Some(gpu) = device_or(Settings { wgmma, ..Settings::default() }) else { return };
+        let Some(cuda) = backend_on(gpu, config.clone(), rows) else { return };
         for case in cases {
             let all = case.in_a_prompt(&cuda, 0, rows);
             for ((name, ours), (_, reference)) in all.iter().zip(case.products(&Cpu::default(), 0, rows)) {

@@ -47,7 +47,7 @@ pub fn compile(args: &KernelArgs, checkpoint: &Checkpoint, config: &mut Config) 
     config.resolve("kernel_cache", dir.display().to_string());
     let compiler = Compiler::new(given(&args.nvrtc), Some(dir.clone()));
     for arch in &architectures {
-        let units = ahead::units(&checkpoint.config, &Layouts::of(checkpoint), ahead::shared_memory(arch));
+        let units = ahead::units(&checkpoint.config, &Layouts::of(checkpoint), ahead::Chip::of(arch));
         let done = compiler.compile(&units, arch)?;
         if let Some(why) = done.iter().find_map(|unit| match &unit.origin {
             Origin::NotKept(why) => Some(why),

@@ -9,12 +9,17 @@ use std::sync::Arc;
 
 /// The device to test, or a line that says why there is none.
 pub fn device() -> Option<Arc<dyn Gpu>> {
+    device_or(Settings::default())
+}
+
+/// The same; emulated with such settings.
+pub fn device_or(settings: Settings) -> Option<Arc<dyn Gpu>> {
     let gpu = match std::env::var("CUTE_TEST_DEVICE") {
         Ok(name) => {
             let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("cuda:N");
             Driver::open(ordinal).map(|d| Arc::new(d) as Arc<dyn Gpu>)
         }
-        Err(_) => Emulated::new(Settings::default()).map(|d| Arc::new(d) as Arc<dyn Gpu>),
+        Err(_) => Emulated::new(settings).map(|d| Arc::new(d) as Arc<dyn Gpu>),
     };
     match gpu {
         Ok(gpu) => Some(gpu),

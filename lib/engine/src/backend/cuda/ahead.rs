@@ -5,12 +5,31 @@ use super::gpu::Unit;
 use super::layout::BF16;
 use super::layouts::Layouts;
 use super::units::{AttentionUnit, Coop, Epilogue, Linear, gdn, norm, plain};
+use super::wgmma::{self, Slab};
 use crate::backend::{AttentionShape, GdnShape, KvDtype};
 use cute_checkpoint::{Config, LayerType};
 
-/// Every unit that serving a model asks for with pages of 64 tokens, on a device whose blocks can have `shared` bytes of
-/// shared memory: what is compiled ahead. Other page sizes, faults, slots and timings are compiled when they are asked for.
-pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
+/// What units are chosen by.
+#[derive(Clone, Copy, Debug)]
+pub struct Chip {
+    /// bytes of shared memory that a block can have
+    pub shared: u32,
+    /// whether it has the asynchronous tensor cores of sm_90a
+    pub wgmma: bool,
+}
+
+impl Chip {
+    /// That of an architecture such as `sm_90a`.
+    pub fn of(arch: &str) -> Chip {
+        let shared = if arch.starts_with("sm_12") { 99 << 10 } else { 227 << 10 };
+        Chip { shared, wgmma: arch == "sm_90a" }
+    }
+}
+
+/// Every unit that serving a model asks for with pages of 64 tokens: what is compiled ahead. Other page sizes, faults, slots
+/// and timings are compiled when they are asked for.
+pub fn units(c: &Config, l: &Layouts, chip: Chip) -> Vec<Unit> {
+    let shared = chip.shared;
     let (g, a) = (GdnShape::of(c, 0), AttentionShape::of(c, 0));
     let (h, i) = (c.hidden_size, c.intermediate_size);
     let (heads, values) = (a.num_heads * a.head_dim, g.num_v_heads * g.v_dim);
@@ -103,7 +122,7 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
             ]
         });
         let mixers = [
-            (l.gdn.proj, g.width(), h, Epilogue::Store),
+            (l.gdn.proj, g.width() - l.gdn.tail.map_or(0, |_| 2 * g.num_v_heads), h, Epilogue::Store),
             (l.gdn.tail.unwrap_or(BF16), 2 * g.num_v_heads, h, Epilogue::Store),
             (l.attention.proj, a.width(), h, Epilogue::Store),
             (l.attention.out, h, heads, Epilogue::Add),
@@ -111,22 +130,21 @@ pub fn units(c: &Config, l: &Layouts, shared: u32) -> Vec<Unit> {
         ];
         let mlp = mlp.into_iter().filter(|_| any_dense).chain(beside_experts.into_iter().flatten());
         for (layout, n, k, epilogue) in mixers.into_iter().chain(mlp) {
-            all.push(gemm::to_bf16(layout, k));
-            for m in [16, 32, 64, 512] {
-                let swiglu = epilogue == Epilogue::Swiglu;
-                let tile = Tile::choose(m, (n, layout), swiglu, H200.0, H200.1);
-                all.push(tile.unit(layout, k, epilogue));
+            if chip.wgmma {
+                all.push(wgmma::to_bf16(layout, k));
+                let slabs = [16, 32, 64, 128, 512].map(|m| Slab::choose(m, n, H200.0));
+                all.extend(slabs.map(|slab| slab.unit(layout, k, epilogue)));
+                continue;
             }
+            all.push(gemm::to_bf16(layout, k));
+            let swiglu = epilogue == Epilogue::Swiglu;
+            let tiles = [16, 32, 64, 512].map(|m| Tile::choose(m, (n, layout), swiglu, H200.0, H200.1));
+            all.extend(tiles.map(|tile| tile.unit(layout, k, epilogue)));
         }
     }
     all.sort();
     all.dedup();
     all
-}
-
-/// Bytes of shared memory that a block can have on an architecture such as `sm_90a`.
-pub fn shared_memory(arch: &str) -> u32 {
-    if arch.starts_with("sm_12") { 99 << 10 } else { 227 << 10 }
 }
 
 /// Multiprocessors and bytes of shared memory of a block, for tiles that are compiled ahead.

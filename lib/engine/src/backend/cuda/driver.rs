@@ -5,6 +5,7 @@
 //! loading of kernels, waiting) is refused while recording, before CUDA would throw the recording away.
 #![allow(unsafe_code)]
 
+use super::ahead::Chip;
 use super::api::{self, Context, Device, cu};
 use super::compiler::Compiler;
 use super::gpu::{Arg, Gpu, Graph, Kernel, Launch, Mark, Ptr, Stage, Unit};
@@ -167,6 +168,9 @@ impl Gpu for Driver {
 
     fn shared_memory(&self) -> u32 {
         self.device.shared_memory
+    }
+    fn wgmma(&self) -> bool {
+        Chip::of(&self.device.arch).wgmma
     }
 
     fn memory(&self) -> Result<(u64, u64), Error> {

@@ -34,6 +34,8 @@ pub struct Settings {
     pub memory: u64,
     /// bytes of shared memory one block can have
     pub shared_memory: u32,
+    /// whether it multiplies the rows of prompts as sm_90a does
+    pub wgmma: bool,
     /// the order in which blocks and threads run; 0 is the ascending one, any other is random. Results must not depend on it
     pub seed: u64,
     /// where compiled kernels are kept; the user's cache directory when absent
@@ -48,6 +50,7 @@ impl Default for Settings {
             multiprocessors: 3,
             memory: 1 << 30,
             shared_memory: SHARED_MEMORY,
+            wgmma: true,
             seed: 0,
             cache: None,
             sources: Vec::new(),
@@ -233,6 +236,9 @@ impl Gpu for Emulated {
 
     fn shared_memory(&self) -> u32 {
         self.settings.shared_memory
+    }
+    fn wgmma(&self) -> bool {
+        self.settings.wgmma
     }
 
     fn memory(&self) -> Result<(u64, u64), Error> {

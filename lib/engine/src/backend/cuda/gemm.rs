@@ -75,7 +75,7 @@ impl Tile {
     }
     /// The unit for weights of `k` inputs.
     pub fn unit(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
-        let defines = [
+        let sizes = [
             ("K", layout.kp(k)),
             ("BM", self.block[0]),
             ("BN", self.block[1]),
@@ -85,10 +85,7 @@ impl Tile {
             ("STAGES", self.stages),
             ("EPILOGUE", epilogue as usize),
         ];
-        let mut defines: Vec<_> = defines.map(|(name, n)| (name, n.to_string())).into();
-        defines.push(("WEIGHTS", layout.name()));
-        defines.extend(packed(layout));
-        Unit { file: "gemm.cu", defines }
+        Unit { file: "gemm.cu", defines: define(layout, &sizes) }
     }
     /// The unit of a product with chosen experts.
     pub fn experts(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
@@ -96,6 +93,12 @@ impl Tile {
         unit.defines.push(("EXPERTS", "1".into()));
         unit
     }
+}
+
+/// What a product with weights of a layout defines.
+pub(super) fn define(layout: Layout, sizes: &[(&'static str, usize)]) -> Vec<(&'static str, String)> {
+    let sizes = sizes.iter().map(|(name, n)| (*name, n.to_string()));
+    sizes.chain([("WEIGHTS", layout.name())]).chain(packed(layout)).collect()
 }
 
 /// What packed weights define.
@@ -130,11 +133,16 @@ impl Cuda {
         epilogue: Epilogue,
         rows: usize,
     ) -> Result<(), Error> {
+        let parts = w.products(epilogue)?.into_iter();
+        if self.gpu().wgmma() {
+            return parts.map(|part| self.wgmma((out, x), (w, part), epilogue, rows)).collect();
+        }
         let swiglu = epilogue == Epilogue::Swiglu;
         let shared = self.gpu().shared_memory();
-        w.products(epilogue)?.into_iter().try_for_each(|part| {
+        parts.into_iter().try_for_each(|part| {
             let layout = part.layout;
-            let tile = Tile::choose(rows, (w.n(), layout), swiglu, self.multiprocessors, shared);
+            let n = if swiglu { 2 * part.n } else { part.n };
+            let tile = Tile::choose(rows, (n, layout), swiglu, self.multiprocessors, shared);
             let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
             let narrow = self.narrow(x, (layout, w.k), rows)?;
             let args = [
@@ -154,10 +162,19 @@ impl Cuda {
 
     /// The rows of `x` as bf16, `[rows, kp]`, in the order of products with weights of this layout.
     pub(super) fn narrow(&self, x: &Buf, (layout, k): (Layout, usize), rows: usize) -> Result<Ptr, Error> {
+        self.narrow_to(x, (to_bf16(layout, k), layout.kp(k)), (rows, 0))
+    }
+
+    /// The same by a unit of `to_bf16.cu` for `kp` inputs, for `there` rows.
+    pub(super) fn narrow_to(
+        &self,
+        x: &Buf,
+        (unit, kp): (Unit, usize),
+        (rows, there): (usize, u64),
+    ) -> Result<Ptr, Error> {
         let at = self.narrow_rows.get();
-        let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64)];
-        let grid = [(rows * layout.kp(k) / 8).div_ceil(256), 1, 1];
-        self.launch((to_bf16(layout, k), "to_bf16"), grid, 256, 0, &args)?;
+        let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64), Arg::U64(there)];
+        self.launch((unit, "to_bf16"), [(rows * kp / 8).div_ceil(256), 1, 1], 256, 0, &args)?;
         Ok(at)
     }
 }

@@ -90,6 +90,8 @@ pub trait Gpu: Send + Sync {
     fn multiprocessors(&self) -> u32;
     /// Bytes of shared memory one block can have.
     fn shared_memory(&self) -> u32;
+    /// Whether it has the asynchronous tensor cores of sm_90a.
+    fn wgmma(&self) -> bool;
     /// Free and total bytes of device memory.
     fn memory(&self) -> Result<(u64, u64), Error>;
 

@@ -40,6 +40,7 @@ pub mod stage;
 mod staging;
 pub mod units;
 mod weights;
+pub mod wgmma;
 
 pub use cache::Cache;
 pub use driver::Driver;
@@ -228,7 +229,8 @@ impl Cuda {
     /// # Errors
     /// When a unit does not compile.
     pub fn compile_ahead(&self, config: &Config, layouts: &layouts::Layouts) -> Result<(), Error> {
-        self.gpu().compile(&ahead::units(config, layouts, self.gpu().shared_memory()))
+        let chip = ahead::Chip { shared: self.gpu().shared_memory(), wgmma: self.gpu().wgmma() };
+        self.gpu().compile(&ahead::units(config, layouts, chip))
     }
 
     /// The device.
@@ -364,7 +366,8 @@ impl Cuda {
             let widest = inputs.into_iter().max().unwrap_or(0).next_multiple_of(layout::BLOCK);
             let lines =
                 config.moe.as_ref().map_or(0, |m| moe::narrow_elements(m, self.rows_at_once(shape.max_rows)));
-            self.narrow_rows.set(workspace(2 * lines.max(shape.max_rows * widest))?);
+            let rows = shape.max_rows.next_multiple_of(wgmma::ROWS);
+            self.narrow_rows.set(workspace(2 * lines.max(rows * widest))?);
         }
         if let Some(m) = &config.moe {
             let (mixture, plan) = self.make_mixture(m, config.hidden_size, shape.max_rows)?;

@@ -25,6 +25,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "gdn_sequence.cu",
     "gdn_step.cu",
     "gemm.cu",
+    "gemm_sm90.cu",
     "linear.cu",
     "linear.cuh",
     "mlp.cu",
@@ -37,6 +38,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "stream.cu",
     "to_bf16.cu",
     "weights.cuh",
+    "wgmma.cuh",
 ];
 
 /// The text of a file, if there is one of this name.

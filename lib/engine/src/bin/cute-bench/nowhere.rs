@@ -23,6 +23,9 @@ impl Gpu for Nowhere {
     fn shared_memory(&self) -> u32 {
         0
     }
+    fn wgmma(&self) -> bool {
+        false
+    }
     fn memory(&self) -> Result<(u64, u64), Error> {
         Ok((u64::MAX, u64::MAX))
     }

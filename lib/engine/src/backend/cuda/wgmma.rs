@@ -1,0 +1,111 @@
+//! Products of a prompt's many rows on the asynchronous tensor cores of sm_90a: which tiles, and the launch.
+
+use super::gemm::define;
+use super::gpu::{Arg, Unit};
+use super::layout::{BLOCK, TILE};
+use super::units::Epilogue;
+use super::{Buf, Cuda, Layout, Matrix, Part, int, ptr};
+use crate::Error;
+
+/// Inputs of a stage of rows.
+const DEPTH: usize = 64;
+/// Shared memory of a block of sm_90a.
+const SHARED: usize = 227 << 10;
+/// Rows of A lie in groups of so many.
+pub(super) const ROWS: usize = 8;
+
+/// Tiles of `gemm_sm90.cu`. The bits do not depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slab {
+    /// rows of a block
+    pub rows: usize,
+    /// its outputs, 64 for each warpgroup
+    pub outputs: usize,
+    /// what a block costs, of a full one's 256
+    cost: usize,
+}
+
+const fn slab(rows: usize, outputs: usize, cost: usize) -> Slab {
+    Slab { rows, outputs, cost }
+}
+
+/// For many rows: one of fewer rows reads more of shared memory for each product.
+const WIDE: [Slab; 3] = [slab(256, 128, 256), slab(176, 128, 193), slab(128, 128, 160)];
+/// For a few rows: more blocks, to read the weights.
+const LOW: [Slab; 3] = [slab(16, 64, 0), slab(32, 64, 0), slab(64, 64, 0)];
+
+impl Slab {
+    /// The tiles for a product of `m` rows and `n` columns (2 I for SwiGLU).
+    pub fn choose(m: usize, n: usize, multiprocessors: u32) -> Slab {
+        // the last round of blocks should be a full one
+        let cost = |s: &Slab| {
+            (m.div_ceil(s.rows) * n.div_ceil(s.outputs)).div_ceil(multiprocessors as usize) * s.cost
+        };
+        let low = LOW.into_iter().find(|s| m <= s.rows);
+        low.unwrap_or_else(|| WIDE.into_iter().min_by_key(cost).unwrap_or(WIDE[0]))
+    }
+    /// Stages of rows and blocks of weights in flight, and the bytes of one of each.
+    fn rings(&self, layout: Layout) -> [(usize, usize); 2] {
+        let stage = self.rows * DEPTH * 2 + 16;
+        let block = self.outputs / TILE * layout.tile_bytes(BLOCK) + 16;
+        let blocks = if self.outputs < 128 { 8 } else { 3 };
+        [(((SHARED - 1032 - blocks * block) / stage).min(8), stage), (blocks, block)]
+    }
+    /// Bytes of shared memory.
+    pub fn smem(&self, layout: Layout) -> u32 {
+        (1032 + self.rings(layout).map(|(count, bytes)| count * bytes).iter().sum::<usize>()) as u32
+    }
+    fn threads(&self) -> u32 {
+        2 * self.outputs as u32 + 128
+    }
+    /// The unit for weights of `k` inputs.
+    pub fn unit(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
+        let [(stages, _), (blocks, _)] = self.rings(layout);
+        let sizes = [
+            ("K", layout.kp(k)),
+            ("BM", self.rows),
+            ("BN", self.outputs),
+            ("STAGES", stages),
+            ("BLOCKS", blocks),
+            ("EPILOGUE", epilogue as usize),
+        ];
+        Unit { file: "gemm_sm90.cu", defines: define(layout, &sizes) }
+    }
+}
+
+/// The unit that makes the bf16 operand for weights of `k` inputs.
+pub fn to_bf16(layout: Layout, k: usize) -> Unit {
+    let mut unit = super::gemm::to_bf16(layout, k);
+    unit.defines.push(("TILED", "1".into()));
+    unit
+}
+
+impl Cuda {
+    /// `out (=, +=, swiglu) bf16(x) bf16(W)ᵀ` for a part of a matrix of `n` columns.
+    pub(super) fn wgmma(
+        &self,
+        (out, x): (&Buf, &Buf),
+        (w, part): (&Matrix, Part),
+        epilogue: Epilogue,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let layout = part.layout;
+        let swiglu = epilogue == Epilogue::Swiglu;
+        let slab = Slab::choose(rows, if swiglu { 2 * part.n } else { part.n }, self.multiprocessors);
+        let columns = if swiglu { slab.outputs / 2 } else { slab.outputs };
+        let there = rows.next_multiple_of(ROWS) as u64;
+        let narrow = self.narrow_to(x, (to_bf16(layout, w.k), layout.kp(w.k)), (rows, there))?;
+        let args = [
+            ptr(out.at + 4 * part.first as u64),
+            ptr(narrow),
+            ptr(part.at),
+            int(rows),
+            int(part.n),
+            Arg::U64(there),
+            Arg::U64(out.ld as u64),
+        ];
+        let grid = [rows.div_ceil(slab.rows) * part.n.div_ceil(columns), 1, 1];
+        let unit = (slab.unit(layout, w.k, epilogue), "gemm_sm90");
+        self.launch(unit, grid, slab.threads(), slab.smem(layout), &args)
+    }
+}
