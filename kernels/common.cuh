@@ -150,6 +150,10 @@ __device__ __forceinline__ u32 load_acquire(const u32* p) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
+// One more at p, after all that this thread has written or seen written.
+__device__ __forceinline__ void add_release(u32* p) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
+}
 __device__ __forceinline__ u64 global_timer() {
     u64 t;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
@@ -221,13 +225,12 @@ __device__ __forceinline__ float host_exp(float x) {
     return x < -87.33f ? 0.0f : x > 88.72f ? INF : x != x ? x : y;
 }
 
-// Barrier of the whole grid. `count` grows by gridDim.x each time; `*generation` counts this block's barriers.
+// Barrier of the whole grid. `count` grows by gridDim.x each time; `target` is where it stands after this block's last.
 __device__ __forceinline__ void grid_barrier(u32* count, u32& target) {
     target += gridDim.x;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(count, 1u);
+        add_release(count);
         while (load_acquire(count) < target) relax();
     }
     __syncthreads();

@@ -438,6 +438,7 @@ static inline unsigned load_acquire(const unsigned* p) {
     emu::give_way(); // it stands in a loop, as a rule
     return *(const volatile unsigned*)p;
 }
+static inline void add_release(unsigned* p) { ++*p; }
 static inline unsigned long long global_timer() {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -121,17 +121,16 @@ gemm_sm90(float* C, const u16* A, const char* W, int M, int N, i64 lda, i64 ldc)
 #endif
                 w[half * 2][i] = v.x, w[half * 2][i + 2] = v.y, w[half * 2 + 1][i] = v.z, w[half * 2 + 1][i + 2] = v.w;
             }
-        __syncwarp();
-        if (last && lane == 0) mbarrier_arrive(empty_w + block.i);
         mbarrier_wait(full_a + stage.i, stage.parity);
         const char* a = stages + stage.i * STAGE;
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < 4; i++) wgmma<BM>(acc, w[i], a, i * 16);
         wgmma_commit();
+        // The block is in registers, not only on its way there, since products have started; the stage before is multiplied.
+        if (last && lane == 0) mbarrier_arrive(empty_w + block.i);
         wgmma_wait<1>();
-        __syncwarp();
-        if (!first && lane == 0) mbarrier_arrive(empty_a + before); // the stage before is done with
+        if (!first && lane == 0) mbarrier_arrive(empty_a + before);
         before = stage.i;
         stage.next();
     };

@@ -313,6 +313,10 @@ fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
                 assert!(worst <= PROMPT_TOLERANCE * scale, "{what}: {worst:e} of {scale:e}");
                 assert!(ours.iter().all(|x| x.is_finite()), "{what}");
             }
+            // what is read before it has come, or after something else has, differs from time to time
+            for _ in 0..if on_a_device() { 20 } else { 0 } {
+                assert_eq!(case.in_a_prompt(&cuda, 0, rows), all, "{rows} rows, {:?}", case.stack);
+            }
             for ((name, two), (_, together)) in case.in_a_prompt(&cuda, part, 2).iter().zip(&all) {
                 let width = two.len() / 2;
                 assert_eq!(two[..], together[part * width..][..2 * width], "{name}, {:?}", case.stack);
