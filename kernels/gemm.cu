@@ -177,12 +177,13 @@ gemm(Out* C, const u16* A, const char* W, int M, int N, i64 lda, i64 ldc) {
     };
 #else
     const u16* weights = (const u16*)W + tile_of(row / 8) * (8 * (i64)K) + row % 8 * 32 + lane_k / 32 * 256 + lane_k % 32;
-    auto copy_w = [&](int stage, int tile) {
-        const u16* from = weights + tile * (BK * 8);
+    auto copy_w = [&](int stage, int) { // the next
+        const u16* from = weights;
 #pragma unroll
         for (int r = 0; r < BN; r += STEP, from += STEP * COLUMNS / BN * K)
             if (exists((r + row) / 8) && (BN % STEP == 0 || r + row < BN))
                 cp_async16(to + stage + (BM + r) * (BK * 2), from);
+        weights += BK * 8;
     };
 #endif
     // The weights do not depend on the kernels before this one.
