@@ -3,6 +3,7 @@
 //! A template is Jinja with a few additions of transformers. Where minijinja differs from what Python does
 //! (`tojson`, printed floats and truth values), the Python behaviour is put in its place.
 
+mod kinds;
 mod python;
 mod source;
 mod strings;
@@ -91,6 +92,15 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::format);
         environment.set_fuel(Some(FUEL));
+        for (name, test) in [
+            ("iterable", kinds::iterable as fn(&Jinja) -> bool),
+            ("sequence", kinds::sequence),
+            ("mapping", kinds::mapping),
+        ] {
+            environment.add_test(name, test);
+        }
+        environment.add_filter("e", python::escape);
+        environment.add_filter("escape", python::escape);
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", python::string);
         environment.add_filter("int", strings::int);
