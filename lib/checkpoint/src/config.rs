@@ -139,8 +139,10 @@ impl Config {
         let mut out = dimensions(&t, architecture, model_type, family)?;
         (out.rope_theta, out.partial_rotary_factor) = rope(&root, &t)?;
         out.rms_norm_eps = rms_norm_eps(&t)?;
-        out.tie_word_embeddings =
-            t.flag("tie_word_embeddings")?.or(root.flag("tie_word_embeddings")?).unwrap_or(false);
+        // Of a wrapper the outer level decides, as in transformers, whose save_pretrained may write another word inside.
+        let [first, second] = if refuse::is_wrapper(&out.architecture) { [root, t] } else { [t, root] };
+        let tied = [first.flag("tie_word_embeddings")?, second.flag("tie_word_embeddings")?];
+        out.tie_word_embeddings = tied.into_iter().flatten().next().unwrap_or(false);
         out.dtype = dtype(&root, &t)?;
         out.relations(&t)?;
         out.eos_token_ids = match generation {

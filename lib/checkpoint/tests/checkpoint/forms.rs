@@ -1,10 +1,10 @@
 //! The forms a sound checkpoint may take: prefixes, shards, tied or not, dtypes, older configs.
 
 use crate::tiny::{NOTHING, Raw, Tiny, check};
-use cute_checkpoint::{Checkpoint, Dtype, LayerType, memory_plan};
+use cute_checkpoint::{Checkpoint, Config, Dtype, LayerType, memory_plan};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype as Stored;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn open(tiny: &Tiny) -> (tempfile::TempDir, Checkpoint) {
     let dir = tiny.write();
@@ -69,6 +69,29 @@ fn a_tied_head_equal_to_the_embedding_is_counted_and_skipped() {
     assert_eq!(json!(c.skipped()), json!({"tied_lm_head": 1}));
     assert!(!c.has("lm_head.weight"));
     assert!(c.tensor("lm_head.weight").unwrap_err().to_string().ends_with("no tensor named lm_head.weight"));
+}
+
+#[test]
+fn of_a_wrapper_the_outer_level_says_whether_the_head_is_tied_and_of_a_text_model_its_own() {
+    let tied = |architecture: &str, outer: Value, inner: Value| {
+        let mut text = Tiny::default().config;
+        let keys = text.as_object_mut().unwrap();
+        keys.remove("architectures");
+        keys.insert("tie_word_embeddings".to_owned(), inner);
+        let wrapper = json!({
+            "architectures": [architecture], "model_type": "qwen3_5", "tie_word_embeddings": outer, "text_config": text,
+        });
+        Config::parse(("config.json", wrapper.to_string().as_bytes()), None).unwrap().tie_word_embeddings
+    };
+    let (yes, no, absent) = (json!(true), json!(false), Value::Null);
+    let wrapper =
+        |outer: &Value, inner: &Value| tied("Qwen3_5ForConditionalGeneration", outer.clone(), inner.clone());
+    // What transformers 5.23 makes of each, but for the last: there the class has an untied head of its own.
+    assert!(wrapper(&yes, &yes) && wrapper(&yes, &no) && wrapper(&yes, &absent));
+    assert!(!wrapper(&no, &yes) && !wrapper(&no, &no) && !wrapper(&no, &absent));
+    assert!(!wrapper(&absent, &no) && !wrapper(&absent, &absent));
+    assert!(wrapper(&absent, &yes));
+    assert!(tied("Qwen3_5ForCausalLM", no.clone(), yes.clone()) && !tied("Qwen3_5ForCausalLM", yes, no));
 }
 
 #[test]
