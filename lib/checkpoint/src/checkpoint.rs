@@ -73,6 +73,7 @@ impl Checkpoint {
         origin.as_ref().map_or(Ok(()), |origin| origin.check(dir, &names))?;
         let (mut config, quantization) = read_config(dir)?;
         if config.eos_token_ids.is_empty() {
+            config.eos_file = "tokenizer_config.json";
             config.eos_token_ids.extend(tokenizer::eos(dir, config.vocab_size)?);
         }
         let shards = Arc::new(Shards::open(dir, &names)?);

@@ -87,6 +87,8 @@ pub struct Config {
     pub model_type: String,
     /// ids that end a reply: generation_config.json's, else config.json's, else tokenizer_config.json's
     pub eos_token_ids: Vec<u32>,
+    /// name of the file that says so
+    pub eos_file: &'static str,
 }
 
 impl Config {
@@ -151,6 +153,7 @@ impl Config {
         };
         for keys in [t, root] {
             if out.eos_token_ids.is_empty() {
+                out.eos_file = "config.json";
                 out.eos_token_ids = eos(&keys, out.vocab_size)?;
             }
         }
@@ -221,6 +224,7 @@ fn dimensions(
         architecture,
         model_type,
         eos_token_ids: Vec::new(),
+        eos_file: "generation_config.json",
     })
 }
 

@@ -383,6 +383,20 @@ pub enum Error {
         /// rows of the embedding
         vocab_size: usize,
     },
+    /// the tokenizer has no token for an id that ends a reply
+    #[error(
+        "{file}: it has {tokens} tokens, none of id {id}: {said_by} says eos_token_id {id}, so it is another model's tokenizer"
+    )]
+    TokenizerWithoutEnd {
+        /// path of the file
+        file: String,
+        /// how many it has
+        tokens: usize,
+        /// the first id without one
+        id: u32,
+        /// name of the file with the id
+        said_by: &'static str,
+    },
     /// the chat template does not parse or refuses the messages
     #[error("{file}: chat template{line}: {reason}")]
     Template {
