@@ -173,21 +173,61 @@ fn four_bits_multiply_for_modelopt_and_divide_for_compressed_tensors() {
     check(&dir, Format::Nvfp4, |n, k| value(n, k) / global);
 }
 
-#[test]
-fn a_module_listed_by_what_holds_it_is_listed() {
-    let codes = vec![0x21; N * K / 2];
+/// ModelOpt's NVFP4 of 0.5 and 1, one after the other, and their formula.
+fn halves_and_ones() -> ([(&'static str, Stored); 3], fn(usize, usize) -> f32) {
+    // 0x21: low 1 is 0.5, high 2 is 1
     let parts = [
-        ("weight", (Dtype::U8, vec![N, K / 2], codes)),
+        ("weight", (Dtype::U8, vec![N, K / 2], vec![0x21; N * K / 2])),
         ("weight_scale", (Dtype::F8_E4M3, vec![N, K / 16], vec![0x38; N * K / 16])),
         ("weight_scale_2", (Dtype::F32, vec![], f32s(&[1.0]))),
     ];
+    (parts, |_, k| if k.is_multiple_of(2) { 0.5 } else { 1.0 })
+}
+
+#[test]
+fn the_modules_of_mixed_precision_stand_in_either_file_and_those_of_skipped_towers_may_be_anything() {
+    let (parts, value) = halves_and_ones();
+    let layers = json!({
+        MODULE: {"quant_algo": "NVFP4", "group_size": 16},
+        "mtp.layers.0.mlp.experts": {"quant_algo": "FP8_BLOCK_SCALES", "group_size": 128},
+        "model.visual.blocks.0.attn.qkv": {"quant_algo": "MXFP8", "group_size": 32},
+        "model.visual*": {"quant_algo": "MXFP8"},
+    });
+    let with = |layers: &Value| {
+        let mut q = modelopt("MIXED_PRECISION");
+        q["quantized_layers"] = layers.clone();
+        q
+    };
+    let file = |layers: &Value| Some(json!({"quantization": with(layers)}));
+    let nothing = Value::Null;
+    for (config, other) in [
+        (with(&layers), None),
+        (with(&layers), file(&nothing)),
+        (with(&nothing), file(&layers)),
+        (nothing.clone(), file(&layers)),
+    ] {
+        check(&packed(&parts, config, other), Format::Nvfp4, value);
+    }
+    let refused = |config: Value, other: Option<Value>, want: &str| {
+        let error = Checkpoint::open(packed(&parts, config, other).path()).unwrap_err().to_string();
+        assert!(error.ends_with(want), "{error}");
+    };
+    let want = "quantized_layers: expected an algorithm for each packed module";
+    refused(with(&nothing), None, &format!("config.json: no quantization_config.{want}"));
+    refused(nothing.clone(), file(&nothing), &format!("hf_quant_config.json: no quantization.{want}"));
+    refused(with(&nothing), file(&nothing), &format!("config.json: no quantization_config.{want}"));
+    let unread = json!({"model.layers.1.mlp": {"quant_algo": "MXFP8"}});
+    refused(with(&unread), None, "block FP8, ModelOpt and compressed-tensors FP8 and NVFP4");
+}
+
+#[test]
+fn a_module_listed_by_what_holds_it_is_listed() {
+    let (parts, value) = halves_and_ones();
     let config = |module: &str| {
         let mut q = modelopt("MIXED_PRECISION");
         q["quantized_layers"] = json!({module: {"quant_algo": "NVFP4", "group_size": 16}});
         q
     };
-    // 0x21: low 1 is 0.5, high 2 is 1
-    let value = |_, k: usize| if k.is_multiple_of(2) { 0.5 } else { 1.0 };
     for module in [MODULE, "model.layers.0.mlp", "model.language_model.layers.0.mlp.up_proj", "*.mlp.up_proj"]
     {
         check(&packed(&parts, config(module), None), Format::Nvfp4, value);
