@@ -9,7 +9,7 @@ use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::weight::{Format, Weight};
 use crate::{Error, digest, hub, refuse, tokenizer};
-use cute_records::Count;
+use cute_records::{Count, Finding, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -146,6 +146,20 @@ impl Checkpoint {
     /// equal embedding; `activation_scales` and `kv_scales`, which weight-only inference has no use for.
     pub fn skipped(&self) -> &Count {
         &self.skipped
+    }
+
+    /// What is odd about the checkpoint and changes nothing: an index that is wrong about a tower that is skipped.
+    pub fn findings(&self) -> Vec<Finding> {
+        let finding = |message: &String| Finding {
+            check: "index_differs".to_owned(),
+            severity: Severity::Info,
+            message: message.clone(),
+            ordinal: None,
+            layer: None,
+            at: None,
+            data: BTreeMap::new(),
+        };
+        self.shards.notes.iter().map(finding).collect()
     }
 
     /// Reads bytes of a tensor, from `at` bytes behind its start.

@@ -19,7 +19,7 @@ pub struct Input {
     pub digest: String,
     /// records to forward
     pub forward: Vec<(Line, Parsed)>,
-    /// what was wrong with lines
+    /// what was wrong with lines, or is odd about the model
     pub findings: Vec<Finding>,
     /// lines that were wrong
     pub bad: u64,
@@ -116,6 +116,14 @@ impl Input {
                 "{n} of prompt, messages, prompt_token_ids and question are given: expected exactly one"
             ))),
         }
+    }
+
+    /// Takes what is odd about the model, and says it.
+    pub fn note(&mut self, findings: Vec<Finding>) {
+        for finding in &findings {
+            let _ = writeln!(std::io::stderr(), "cute-generate: {}", finding.message);
+        }
+        self.findings.extend(findings);
     }
 
     fn reject(&mut self, e: ReadError) {

@@ -87,7 +87,8 @@ fn load(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     out.write(&Record::Model(model))?;
     report(&findings, &mut out)?;
     out.end(TOOL, true)?;
-    Ok(if findings.is_empty() { Exit::Pass } else { Exit::Fail })
+    let failed = findings.iter().any(|f| f.severity == Severity::Error);
+    Ok(if failed { Exit::Fail } else { Exit::Pass })
 }
 
 /// Opens, checks, hashes and, if asked, scans.
@@ -117,7 +118,7 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
     let mut plan = memory_plan(shape, weights, element, args.max_num_seqs, max_model_len, args.page_size);
     plan.unpacked_weight_bytes = checkpoint.unpacked_bytes();
     let mut model = checkpoint.model(files, template.as_ref(), plan);
-    let mut findings = Vec::new();
+    let mut findings = checkpoint.findings();
     if args.scan {
         let bar = progress_bytes(weights, "scanning");
         let counts = checkpoint.scan(|n| bar.inc(n))?;

@@ -1,6 +1,6 @@
 //! The forms a sound checkpoint may take: prefixes, shards, tied or not, dtypes, older configs.
 
-use crate::tiny::{NOTHING, Raw, Tiny, check};
+use crate::tiny::{INDEX, NOTHING, Raw, SHARD_1, SHARD_2, Tiny, check, edit_index};
 use cute_checkpoint::{Checkpoint, Config, Dtype, LayerType, memory_plan};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype as Stored;
@@ -69,6 +69,46 @@ fn a_tied_head_equal_to_the_embedding_is_counted_and_skipped() {
     assert_eq!(json!(c.skipped()), json!({"tied_lm_head": 1}));
     assert!(!c.has("lm_head.weight"));
     assert!(c.tensor("lm_head.weight").unwrap_err().to_string().ends_with("no tensor named lm_head.weight"));
+}
+
+#[test]
+fn an_index_that_is_wrong_about_a_skipped_tower_alone_is_said_to_be_and_loads() {
+    let mut tiny = Tiny { second_shard: vec!["model.layers.1", "mtp."], ..Tiny::default() };
+    for name in ["mtp.fc.weight", "mtp.norm.weight", "model.visual.merger.norm.weight"] {
+        tiny.tensors.insert(name.into(), Raw::zeros(Stored::F32, &[3]));
+    }
+    let dir = tiny.write();
+    edit_index(dir.path(), |map| {
+        // listed and nowhere; there and not listed; in a file that is not there; in another file
+        map.insert("mtp.extra.weight".into(), json!(SHARD_2));
+        map.remove("mtp.fc.weight");
+        map.insert("model.visual.pos_embed.weight".into(), json!("model_visual.safetensors"));
+        map["model.visual.merger.norm.weight"] = json!(SHARD_2);
+    });
+    let c = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(json!(c.skipped()), json!({"mtp": 2, "vision": 1}));
+    let said: Vec<String> = c
+        .findings()
+        .into_iter()
+        .map(|f| f.message.replace(&dir.path().display().to_string(), "DIR"))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            format!(
+                "DIR/{INDEX}: tensor mtp.extra.weight is not in shard {SHARD_2}, nor in any other; it is wrong about 1 more: of mtp, which is skipped"
+            ),
+            format!(
+                "DIR/{INDEX}: tensor model.visual.merger.norm.weight is said to be in {SHARD_2}, it is in {SHARD_1}; it is wrong about 1 more: of vision, which is skipped"
+            ),
+        ]
+    );
+    // A tensor of the model in the same missing file is another matter.
+    edit_index(dir.path(), |map| map["model.norm.weight"] = json!("model_visual.safetensors"));
+    let e = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    let want = "shard model_visual.safetensors is missing: tensor model.norm.weight is said to be in it";
+    assert!(e.ends_with(want), "{e}");
+    assert!(open(&tiny).1.findings().is_empty());
 }
 
 #[test]
@@ -200,16 +240,7 @@ fn digests_are_those_of_the_files_and_progress_counts_their_bytes() {
     let seen = std::sync::atomic::AtomicU64::new(0);
     let files = c.digest(|n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed)).unwrap();
     let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
-    assert_eq!(
-        names,
-        [
-            "config.json",
-            "generation_config.json",
-            crate::tiny::SHARD_1,
-            crate::tiny::SHARD_2,
-            crate::tiny::INDEX
-        ]
-    );
+    assert_eq!(names, ["config.json", "generation_config.json", SHARD_1, SHARD_2, INDEX]);
     for f in &files {
         let bytes = std::fs::read(dir.path().join(&f.name)).unwrap();
         assert_eq!((f.bytes, &f.sha256), (bytes.len() as u64, &cute_records::digest::sha256(&bytes)));

@@ -144,6 +144,7 @@ pub const OTHERS: &[&str] = &[
     "file_cut_off",
     "gate_contradicts_runs",
     "identical_totals",
+    "index_differs",
     "invalid_utf8",
     "knob_changes_within_leg",
     "knob_without_effect",
