@@ -219,7 +219,32 @@ EXPRESSIONS = [
 ]
 
 
+# Messages that transformers changes before a template sees them.
+CHANGED = [
+    [{"role": "assistant", "content": None, "tool_calls": None, "name": "a", "extra": {"k": None}}],
+    [{"role": "assistant", "content": "x", "reasoning": "r"}],
+    [{"role": "assistant", "content": "x", "thinking": "t"}],
+    [{"role": "assistant", "content": "x", "thinking": "t", "reasoning": "r", "reasoning_content": None}],
+    [{"role": "assistant", "reasoning_content": "c", "content": "x", "thinking": "t", "reasoning": "r"}],
+    [{"role": "assistant", "content": "x", "reasoning": ""}],
+    [{"role": "user", "content": [{"type": "text", "text": None}], "reasoning": ["r"]}],
+]
+
+
+def changed(messages):
+    """What transformers 5.23 makes of messages: `apply_chat_template` and `_alias_reasoning_fields`."""
+    out = []
+    for given in messages:
+        message = {name: value for name, value in given.items() if value is not None}
+        names = [n for n in ("reasoning_content", "thinking", "reasoning") if n in message]
+        if names:
+            message = {"thinking": message[names[0]]} | message | {"reasoning_content": message[names[0]]}
+        out.append(message)
+    return out
+
+
 def render(template, messages, add_generation_prompt, variables):
+    messages = changed(messages)
     compiled = ENV.from_string(template)
     return compiled.render(messages=messages, tools=variables.get("tools"), documents=None,
                            add_generation_prompt=add_generation_prompt, bos_token="<s>", eos_token="</s>",
@@ -249,6 +274,8 @@ def main():
     data = {"made_with": f"jinja2 {jinja2.__version__}", "templates": [conversations(s) for s in sources]}
     if len(sys.argv) == 1:
         data["templates"] += [{"template": e, "cases": [case(e, [USER], True, {"x": X})]} for e in EXPRESSIONS]
+        every = "{% for m in messages %}{{ m }} {{ m.content is defined }} {{ m.reasoning_content }}{% endfor %}"
+        data["templates"] += [{"template": every, "cases": [case(every, m, True, {}) for m in CHANGED]}]
     out = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("chat_cases.json")
     Path(out).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
