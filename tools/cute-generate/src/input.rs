@@ -1,6 +1,7 @@
 //! What comes in: a model record and prompts, from stdin and from files.
 
 use crate::args::Args;
+use crate::integers;
 use anyhow::{Context, bail};
 use cute_records::digest::{Hasher, sha256};
 use cute_records::{Finding, Ledger, Line, Model, Parsed, Prompt, ReadError, Record, Severity};
@@ -101,6 +102,11 @@ impl Input {
     }
 
     fn prompt(&mut self, line: &Line, prompt: Prompt) {
+        if let Some(integer) = integers::too_wide_for_a_template(&line.text) {
+            return self.reject(line.error(format!(
+                "the integer {integer:.80} would lose digits: expected one of 64 bits, a float or a string"
+            )));
+        }
         let given = [
             prompt.prompt.is_some(),
             prompt.messages.is_some(),

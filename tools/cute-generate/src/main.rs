@@ -9,6 +9,7 @@ mod args;
 mod chain;
 mod device;
 mod input;
+mod integers;
 mod journal;
 mod loading;
 mod output;
