@@ -35,6 +35,8 @@ pub struct Checkpoint {
     pub(crate) tensors: BTreeMap<String, Drawn>,
     /// tensors that the text model does not use, by what they are
     pub(crate) skipped: Count,
+    /// what is odd, and no reason to refuse
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// A tensor of the text model: a stored one, or rows of one.
@@ -88,7 +90,10 @@ impl Checkpoint {
             sources: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: Count::new(),
+            findings: Vec::new(),
         };
+        let notes = out.shards.notes.iter().cloned();
+        out.findings = notes.map(|note| finding("index_differs", Severity::Info, note)).collect();
         out.match_tensors()?;
         Ok(out)
     }
@@ -148,24 +153,22 @@ impl Checkpoint {
         &self.skipped
     }
 
-    /// What is odd about the checkpoint and changes nothing: an index that is wrong about a tower that is skipped.
-    pub fn findings(&self) -> Vec<Finding> {
-        let finding = |message: &String| Finding {
-            check: "index_differs".to_owned(),
-            severity: Severity::Info,
-            message: message.clone(),
-            ordinal: None,
-            layer: None,
-            at: None,
-            data: BTreeMap::new(),
-        };
-        self.shards.notes.iter().map(finding).collect()
+    /// What is odd about the checkpoint and no reason to refuse it: an index that is wrong about a tower that is skipped,
+    /// an output matrix beside an embedding that is said to be it.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// Reads bytes of a tensor, from `at` bytes behind its start.
     pub(crate) fn read(&self, l: &Located, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.shards.read(l, at, bytes)
     }
+}
+
+/// A finding about the whole checkpoint.
+pub(crate) fn finding(check: &str, severity: Severity, message: String) -> Finding {
+    let (check, data) = (check.to_owned(), BTreeMap::new());
+    Finding { check, severity, message, ordinal: None, layer: None, at: None, data }
 }
 
 /// Sorted names of the directory's entries.

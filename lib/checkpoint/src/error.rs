@@ -297,20 +297,6 @@ pub enum Error {
         /// the algorithm, in its own words
         algo: String,
     },
-    /// embeddings are tied, and yet there is another output matrix
-    #[error(
-        "{file}: {head} differs from {embed}{at}: config.json says tie_word_embeddings true, so they must be equal"
-    )]
-    TiedHeadDiffers {
-        /// path of the file that holds the output matrix
-        file: String,
-        /// full name of the output matrix
-        head: String,
-        /// full name of the embedding matrix
-        embed: String,
-        /// where they differ first
-        at: String,
-    },
     /// a tensor was asked for that the checkpoint does not have
     #[error("{dir}: no tensor named {tensor}")]
     NoSuchTensor {

@@ -125,11 +125,11 @@ impl Input {
     }
 
     /// Takes what is odd about the model, and says it.
-    pub fn note(&mut self, findings: Vec<Finding>) {
-        for finding in &findings {
+    pub fn note(&mut self, findings: &[Finding]) {
+        for finding in findings {
             let _ = writeln!(std::io::stderr(), "cute-generate: {}", finding.message);
         }
-        self.findings.extend(findings);
+        self.findings.extend_from_slice(findings);
     }
 
     fn reject(&mut self, e: ReadError) {

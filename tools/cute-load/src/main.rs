@@ -118,7 +118,7 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
     let mut plan = memory_plan(shape, weights, element, args.max_num_seqs, max_model_len, args.page_size);
     plan.unpacked_weight_bytes = checkpoint.unpacked_bytes();
     let mut model = checkpoint.model(files, template.as_ref(), plan);
-    let mut findings = checkpoint.findings();
+    let mut findings = checkpoint.findings().to_vec();
     if args.scan {
         let bar = progress_bytes(weights, "scanning");
         let counts = checkpoint.scan(|n| bar.inc(n))?;

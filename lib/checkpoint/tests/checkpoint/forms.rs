@@ -72,6 +72,31 @@ fn a_tied_head_equal_to_the_embedding_is_counted_and_skipped() {
 }
 
 #[test]
+fn a_head_that_is_said_to_be_the_embedding_is_compared_by_value_and_its_own_where_it_differs() {
+    let mut tiny = Tiny::default();
+    tiny.set("tie_word_embeddings", json!(true));
+    let embedding = &tiny.tensors["model.embed_tokens.weight"];
+    let values: Vec<f32> = (0..88).map(|i| i as f32 / 8.0).collect();
+    let bf: Vec<u8> = values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+    let f: Vec<u8> = values.iter().flat_map(|&x| x.to_le_bytes()).collect();
+    let as_bf16 = Raw { dtype: Stored::BF16, shape: embedding.shape.clone(), bytes: bf };
+    let as_f32 = Raw { dtype: Stored::F32, shape: embedding.shape.clone(), bytes: f };
+    tiny.tensors.insert("model.embed_tokens.weight".into(), as_bf16);
+    tiny.tensors.insert("lm_head.weight".into(), as_f32);
+    let (_dir, c) = open(&tiny);
+    assert!(c.config.tie_word_embeddings && !c.has("lm_head.weight") && c.findings().is_empty());
+    tiny.tensors.get_mut("lm_head.weight").unwrap().bytes[4 * 7..4 * 8]
+        .copy_from_slice(&0.5f32.to_le_bytes());
+    let (dir, c) = open(&tiny);
+    assert!(!c.config.tie_word_embeddings && c.has("lm_head.weight") && c.skipped().is_empty());
+    let said = c.findings()[0].message.replace(&dir.path().display().to_string(), "DIR");
+    assert_eq!(
+        said,
+        "DIR/model.safetensors: lm_head.weight differs from model.embed_tokens.weight at value 7, 0.5 and 0.875, and config.json says tie_word_embeddings true: it is taken as a matrix of its own"
+    );
+}
+
+#[test]
 fn an_index_that_is_wrong_about_a_skipped_tower_alone_is_said_to_be_and_loads() {
     let mut tiny = Tiny { second_shard: vec!["model.layers.1", "mtp."], ..Tiny::default() };
     for name in ["mtp.fc.weight", "mtp.norm.weight", "model.visual.merger.norm.weight"] {
@@ -87,11 +112,8 @@ fn an_index_that_is_wrong_about_a_skipped_tower_alone_is_said_to_be_and_loads() 
     });
     let c = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(json!(c.skipped()), json!({"mtp": 2, "vision": 1}));
-    let said: Vec<String> = c
-        .findings()
-        .into_iter()
-        .map(|f| f.message.replace(&dir.path().display().to_string(), "DIR"))
-        .collect();
+    let said: Vec<String> =
+        c.findings().iter().map(|f| f.message.replace(&dir.path().display().to_string(), "DIR")).collect();
     assert_eq!(
         said,
         [

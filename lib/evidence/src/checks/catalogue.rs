@@ -143,6 +143,7 @@ pub const OTHERS: &[&str] = &[
     "dispatch_line_malformed",
     "file_cut_off",
     "gate_contradicts_runs",
+    "head_differs",
     "identical_totals",
     "index_differs",
     "invalid_utf8",
