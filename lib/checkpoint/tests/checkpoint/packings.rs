@@ -173,6 +173,20 @@ fn four_bits_multiply_for_modelopt_and_divide_for_compressed_tensors() {
     check(&dir, Format::Nvfp4, |n, k| value(n, k) / global);
 }
 
+#[test]
+fn whether_weights_are_packed_is_seen_in_the_tensors_whatever_the_status_says() {
+    let scale = ("weight_scale", (Dtype::F32, vec![1], f32s(&[2.0])));
+    for status in ["compressed", "frozen", "initialized"] {
+        let mut config = compressed(json!({"num_bits": 8, "type": "float", "strategy": "tensor"}));
+        config["quantization_status"] = json!(status);
+        let dir = packed(&[codes8(), scale.clone()], config.clone(), None);
+        check(&dir, Format::Fp8Tensor, |n, k| 2.0 * value8(n, k));
+        let plain = ("weight", (Dtype::BF16, vec![N, K], vec![0; 2 * N * K]));
+        let error = Checkpoint::open(packed(&[plain], config, None).path()).unwrap_err().to_string();
+        assert!(error.ends_with("quantisation compressed is announced: no tensor is packed"), "{error}");
+    }
+}
+
 /// ModelOpt's NVFP4 of 0.5 and 1, one after the other, and their formula.
 fn halves_and_ones() -> ([(&'static str, Stored); 3], fn(usize, usize) -> f32) {
     // 0x21: low 1 is 0.5, high 2 is 1
