@@ -319,5 +319,5 @@ fn a_scan_finds_every_nan_and_infinity() {
     poison("model.layers.1.self_attn.q_proj.weight", 255, f32::NEG_INFINITY);
     let (_dir, c) = open(&tiny);
     let want = json!({"layers.0.linear_attn.A_log": 1, "layers.1.self_attn.q_proj.weight": 2});
-    assert_eq!(json!(c.scan(|_| ()).unwrap()), want);
+    assert_eq!(json!(c.scan(|_| ()).unwrap().non_finite), want);
 }

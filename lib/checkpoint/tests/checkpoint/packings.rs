@@ -187,6 +187,33 @@ fn whether_weights_are_packed_is_seen_in_the_tensors_whatever_the_status_says() 
     }
 }
 
+#[test]
+fn a_scan_finds_scales_that_no_quantiser_writes() {
+    // blocks of 40 × 32: three by two; all codes of the first and of the last are zero
+    let zero = |n: usize, k: usize| (n < 40 && k < 32) || (n >= 80 && k >= 32);
+    let codes: Vec<u8> = (0..N * K).map(|i| if zero(i / K, i % K) { 0x80 } else { 0x38 }).collect();
+    let scan = |scales: [f32; 6]| {
+        let parts = [
+            ("weight", (Dtype::F8_E4M3, vec![N, K], codes.clone())),
+            ("weight_scale_inv", (Dtype::F32, vec![3, 2], f32s(&scales))),
+        ];
+        let dir = packed(&parts, hugging_face(json!([40, 32])), None);
+        Checkpoint::open(dir.path()).unwrap().scan(|_| ()).unwrap()
+    };
+    let name = "layers.0.mlp.up_proj.weight_scale_inv";
+    assert_eq!(scan([0.0, 1.0, 2.0, 3.0, 4.0, 0.0]), Default::default());
+    let found = scan([0.0, 0.0, -1.0, f32::NAN, 0.0, -0.0]);
+    assert_eq!(json!([found.scales, found.non_finite]), json!([{name: 3}, {name: 1}]));
+
+    let (mut parts, _) = halves_and_ones();
+    // zero by underflow, minus zero, negative, negative, NaN
+    parts[1].1.2[..5].copy_from_slice(&[0, 0x80, 0x81, 0xb8, 0xff]);
+    let dir = packed(&parts, modelopt("NVFP4"), None);
+    let found = Checkpoint::open(dir.path()).unwrap().scan(|_| ()).unwrap();
+    let name = "layers.0.mlp.up_proj.weight_scale";
+    assert_eq!(json!([found.scales, found.non_finite]), json!([{name: 2}, {name: 1}]));
+}
+
 /// ModelOpt's NVFP4 of 0.5 and 1, one after the other, and their formula.
 fn halves_and_ones() -> ([(&'static str, Stored); 3], fn(usize, usize) -> f32) {
     // 0x21: low 1 is 0.5, high 2 is 1

@@ -145,6 +145,7 @@ pub const OTHERS: &[&str] = &[
     "gate_contradicts_runs",
     "head_differs",
     "identical_totals",
+    "impossible_scales",
     "index_differs",
     "invalid_utf8",
     "knob_changes_within_leg",
