@@ -81,6 +81,12 @@ pub enum Error {
         /// the limit
         limit: u64,
     },
+    /// what git keeps in place of a large file
+    #[error("{file}: it is a Git LFS pointer: fetch the file itself with git lfs pull")]
+    LfsPointer {
+        /// path of the file
+        file: String,
+    },
     /// a JSON file does not parse
     #[error("{file}: not the JSON that belongs here: {reason}")]
     Json {

@@ -16,6 +16,11 @@ use std::sync::Arc;
 const WRAPPED: &str = "model.language_model.";
 /// Prefix of the text model's tensors in a flat checkpoint.
 const FLAT: &str = "model.";
+/// Prefixes of other programs, and what to do.
+const FOREIGN: [(&str, &str); 2] = [
+    ("base_model.model.", "PEFT names it: save the merged model (merge_and_unload, save_pretrained)"),
+    ("language_model.model.", "MLX names it: use the checkpoint that this was converted from"),
+];
 /// The output matrix; it has no prefix in either.
 const LM_HEAD: &str = "lm_head.weight";
 /// Calibrated scales of the KV cache, below a layer. This build's cache has none.
@@ -70,7 +75,7 @@ impl Checkpoint {
             }
         }
         if let Some((tensor, shape)) = missing.first() {
-            return Err(self.missing(tensor, shape, missing.len() - 1));
+            return Err(self.missing(tensor, shape, &prefix, missing.len() - 1));
         }
         if let Some(name) = unexpected {
             return Err(self.unexpected(name, &prefix));
@@ -132,18 +137,33 @@ impl Checkpoint {
         }
     }
 
-    fn missing(&self, tensor: &str, shape: &[usize], others: usize) -> Error {
+    fn missing(&self, tensor: &str, shape: &[usize], prefix: &str, others: usize) -> Error {
         let more = match others {
             _ if tensor == LM_HEAD => ", because config.json says tie_word_embeddings false".to_owned(),
             0 => String::new(),
             n => format!("; {n} more are missing"),
         };
+        let more = more + &self.renamed(tensor, prefix).unwrap_or_default();
         Error::MissingTensor {
             dir: self.dir.display().to_string(),
             tensor: tensor.to_owned(),
             expected: format!("{shape:?}"),
             more,
         }
+    }
+
+    /// Where no tensor has the prefix: what the missing one is called instead, and by whom.
+    fn renamed(&self, tensor: &str, prefix: &str) -> Option<String> {
+        let mut names = self.shards.tensors.keys().filter(|name| other_tower(name).is_none());
+        if names.clone().any(|name| name.starts_with(prefix)) {
+            return None;
+        }
+        let short = tensor.strip_prefix(prefix).unwrap_or(tensor);
+        let name = names.find(|name| name.strip_suffix(short).is_some_and(|rest| rest.ends_with('.')))?;
+        Some(match FOREIGN.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+            Some((_, by)) => format!("; there is {name}, as {by}"),
+            None => format!("; there is {name}: expected {FLAT} or {WRAPPED} before {short}"),
+        })
     }
 
     fn unexpected(&self, name: &str, prefix: &str) -> Error {

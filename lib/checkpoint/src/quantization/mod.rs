@@ -74,6 +74,11 @@ impl Quantization {
     ) -> Result<Option<Quantization>, Error> {
         let mut found: Option<(&'static str, &Map<String, Value>)> = None;
         for keys in [root, t] {
+            if let Some(Value::Object(map)) = keys.get("quantization")
+                && unknown::is_mlx(map)
+            {
+                return Err(refuse(root.file, map));
+            }
             for key in ["quantization_config", "compression_config"] {
                 match (keys.object(key)?, found) {
                     (Some(map), None) => found = Some((key, map)),
