@@ -293,6 +293,16 @@ fn the_command_asks_for_the_revision_that_was_asked_for() {
 }
 
 #[test]
+fn a_snapshot_is_whole_without_the_files_of_a_skipped_tower() {
+    let cache = Cache::new();
+    cache.add("org/tiny", ONE).point("org/tiny", "main", ONE);
+    crate::tiny::edit_index(&cache.snapshot("org/tiny", ONE), |map| {
+        map.insert("mtp.fc.weight".into(), json!("model_mtp.safetensors"));
+    });
+    assert_eq!(cache.said("org/tiny"), format!("{ONE} of org/tiny"));
+}
+
+#[test]
 fn variables_and_the_home_in_the_path_of_the_cache_are_what_huggingface_hub_makes_of_them() {
     let cache = Cache::new();
     cache.add("org/tiny", ONE).point("org/tiny", "main", ONE);

@@ -214,8 +214,11 @@ fn a_scan_finds_scales_that_no_quantiser_writes() {
     assert_eq!(json!([found.scales, found.non_finite]), json!([{name: 2}, {name: 1}]));
 }
 
+/// What a value is by its output and input.
+type Formula = fn(usize, usize) -> f32;
+
 /// ModelOpt's NVFP4 of 0.5 and 1, one after the other, and their formula.
-fn halves_and_ones() -> ([(&'static str, Stored); 3], fn(usize, usize) -> f32) {
+fn halves_and_ones() -> ([(&'static str, Stored); 3], Formula) {
     // 0x21: low 1 is 0.5, high 2 is 1
     let parts = [
         ("weight", (Dtype::U8, vec![N, K / 2], vec![0x21; N * K / 2])),
