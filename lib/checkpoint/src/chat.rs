@@ -3,6 +3,7 @@
 //! A template is Jinja with a few additions of transformers. Where minijinja differs from what Python does
 //! (`tojson`, printed floats and truth values), the Python behaviour is put in its place.
 
+mod kinds;
 mod python;
 mod source;
 mod strings;
@@ -91,6 +92,15 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::format);
         environment.set_fuel(Some(FUEL));
+        for (name, test) in [
+            ("iterable", kinds::iterable as fn(&Jinja) -> bool),
+            ("sequence", kinds::sequence),
+            ("mapping", kinds::mapping),
+        ] {
+            environment.add_test(name, test);
+        }
+        environment.add_filter("e", python::escape);
+        environment.add_filter("escape", python::escape);
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", python::string);
         environment.add_filter("int", strings::int);
@@ -144,7 +154,7 @@ impl ChatTemplate {
             context.insert(name.to_owned(), Value::Null);
         }
         context.extend(variables.clone());
-        context.insert("messages".to_owned(), Value::Array(messages.to_vec()));
+        context.insert("messages".to_owned(), messages.iter().map(message).collect());
         context.insert("add_generation_prompt".to_owned(), Value::Bool(add_generation_prompt));
         let tools = context.get("tools").is_some_and(|tools| !tools.is_null());
         let name = match &self.chosen {
@@ -163,6 +173,21 @@ impl ChatTemplate {
     pub fn source(&self) -> &str {
         self.named.get(DEFAULT).map_or("", |one| &one.source)
     }
+}
+
+/// A message as transformers hands it to a template: keys without a value are left out, and reasoning, whichever of
+/// its names it came under, stands under `reasoning_content` and `thinking` too.
+fn message(given: &Value) -> Value {
+    let Value::Object(given) = given else { return given.clone() };
+    let given: Map<String, Value> =
+        given.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| given.get(*name));
+    let Some(reasoning) = reasoning.cloned() else { return Value::Object(given) };
+    let mut out = Map::new();
+    out.insert("thinking".to_owned(), reasoning.clone());
+    out.extend(given);
+    out.insert("reasoning_content".to_owned(), reasoning);
+    Value::Object(out)
 }
 
 /// Compiles a template on a thread with a stack for the deepest nesting that its length allows: the compiler calls

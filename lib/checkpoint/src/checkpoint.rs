@@ -9,7 +9,7 @@ use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::weight::{Format, Weight};
 use crate::{Error, digest, hub, refuse, tokenizer};
-use cute_records::Count;
+use cute_records::{Count, Finding, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Checkpoint {
     pub(crate) tensors: BTreeMap<String, Drawn>,
     /// tensors that the text model does not use, by what they are
     pub(crate) skipped: Count,
+    /// what is odd, and no reason to refuse
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// A tensor of the text model: a stored one, or rows of one.
@@ -73,6 +75,7 @@ impl Checkpoint {
         origin.as_ref().map_or(Ok(()), |origin| origin.check(dir, &names))?;
         let (mut config, quantization) = read_config(dir)?;
         if config.eos_token_ids.is_empty() {
+            config.eos_file = "tokenizer_config.json";
             config.eos_token_ids.extend(tokenizer::eos(dir, config.vocab_size)?);
         }
         let shards = Arc::new(Shards::open(dir, &names)?);
@@ -87,7 +90,10 @@ impl Checkpoint {
             sources: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: Count::new(),
+            findings: Vec::new(),
         };
+        let notes = out.shards.notes.iter().cloned();
+        out.findings = notes.map(|note| finding("index_differs", Severity::Info, note)).collect();
         out.match_tensors()?;
         Ok(out)
     }
@@ -147,10 +153,22 @@ impl Checkpoint {
         &self.skipped
     }
 
+    /// What is odd about the checkpoint and no reason to refuse it: an index that is wrong about a tower that is skipped,
+    /// an output matrix beside an embedding that is said to be it.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
     /// Reads bytes of a tensor, from `at` bytes behind its start.
     pub(crate) fn read(&self, l: &Located, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.shards.read(l, at, bytes)
     }
+}
+
+/// A finding about the whole checkpoint.
+pub(crate) fn finding(check: &str, severity: Severity, message: String) -> Finding {
+    let (check, data) = (check.to_owned(), BTreeMap::new());
+    Finding { check, severity, message, ordinal: None, layer: None, at: None, data }
 }
 
 /// Sorted names of the directory's entries.

@@ -87,6 +87,8 @@ pub struct Config {
     pub model_type: String,
     /// ids that end a reply: generation_config.json's, else config.json's, else tokenizer_config.json's
     pub eos_token_ids: Vec<u32>,
+    /// name of the file that says so
+    pub eos_file: &'static str,
 }
 
 impl Config {
@@ -139,8 +141,10 @@ impl Config {
         let mut out = dimensions(&t, architecture, model_type, family)?;
         (out.rope_theta, out.partial_rotary_factor) = rope(&root, &t)?;
         out.rms_norm_eps = rms_norm_eps(&t)?;
-        out.tie_word_embeddings =
-            t.flag("tie_word_embeddings")?.or(root.flag("tie_word_embeddings")?).unwrap_or(false);
+        // Of a wrapper the outer level decides, as in transformers, whose save_pretrained may write another word inside.
+        let [first, second] = if refuse::is_wrapper(&out.architecture) { [root, t] } else { [t, root] };
+        let tied = [first.flag("tie_word_embeddings")?, second.flag("tie_word_embeddings")?];
+        out.tie_word_embeddings = tied.into_iter().flatten().next().unwrap_or(false);
         out.dtype = dtype(&root, &t)?;
         out.relations(&t)?;
         out.eos_token_ids = match generation {
@@ -149,6 +153,7 @@ impl Config {
         };
         for keys in [t, root] {
             if out.eos_token_ids.is_empty() {
+                out.eos_file = "config.json";
                 out.eos_token_ids = eos(&keys, out.vocab_size)?;
             }
         }
@@ -219,6 +224,7 @@ fn dimensions(
         architecture,
         model_type,
         eos_token_ids: Vec::new(),
+        eos_file: "generation_config.json",
     })
 }
 

@@ -81,6 +81,12 @@ pub enum Error {
         /// the limit
         limit: u64,
     },
+    /// what git keeps in place of a large file
+    #[error("{file}: it is a Git LFS pointer: fetch the file itself with git lfs pull")]
+    LfsPointer {
+        /// path of the file
+        file: String,
+    },
     /// a JSON file does not parse
     #[error("{file}: not the JSON that belongs here: {reason}")]
     Json {
@@ -297,20 +303,6 @@ pub enum Error {
         /// the algorithm, in its own words
         algo: String,
     },
-    /// embeddings are tied, and yet there is another output matrix
-    #[error(
-        "{file}: {head} differs from {embed}{at}: config.json says tie_word_embeddings true, so they must be equal"
-    )]
-    TiedHeadDiffers {
-        /// path of the file that holds the output matrix
-        file: String,
-        /// full name of the output matrix
-        head: String,
-        /// full name of the embedding matrix
-        embed: String,
-        /// where they differ first
-        at: String,
-    },
     /// a tensor was asked for that the checkpoint does not have
     #[error("{dir}: no tensor named {tensor}")]
     NoSuchTensor {
@@ -382,6 +374,20 @@ pub enum Error {
         id: u32,
         /// rows of the embedding
         vocab_size: usize,
+    },
+    /// the tokenizer has no token for an id that ends a reply
+    #[error(
+        "{file}: it has {tokens} tokens, none of id {id}: {said_by} says eos_token_id {id}, so it is another model's tokenizer"
+    )]
+    TokenizerWithoutEnd {
+        /// path of the file
+        file: String,
+        /// how many it has
+        tokens: usize,
+        /// the first id without one
+        id: u32,
+        /// name of the file with the id
+        said_by: &'static str,
     },
     /// the chat template does not parse or refuses the messages
     #[error("{file}: chat template{line}: {reason}")]

@@ -155,6 +155,9 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Erro
     }
     match bytes.max(text.len() as u64) {
         bytes if bytes > limit => Err(Error::FileTooLarge { file: path.display().to_string(), bytes, limit }),
+        _ if text.starts_with(b"version https://git-lfs") => {
+            Err(Error::LfsPointer { file: path.display().to_string() })
+        }
         _ => Ok(Some(text)),
     }
 }

@@ -20,7 +20,7 @@
 //! | [`digest`] | sha256 of every file |
 //! | [`plan`] | memory a served model takes |
 //! | [`record`] | the `model` record |
-//! | [`scan`] | NaN and infinity in the weights |
+//! | [`scan`] | NaN and infinity in the weights, scales that no quantiser writes |
 //! | [`verify`] | a checkpoint against the record of an earlier one |
 
 pub mod chat;

@@ -1,12 +1,14 @@
 //! The tensors of a checkpoint against those its config implies: each found once, every other accounted for.
 
 use crate::Error;
-use crate::checkpoint::{Checkpoint, Drawn};
+use crate::checkpoint::{Checkpoint, Drawn, finding};
 use crate::expected::{expected, other_tower};
 use crate::packed::{ACTIVATION_SCALES, Finder};
-use crate::source::{Form, Source, widen};
+use crate::shards::Located;
+use crate::source::{Elements, Form, Source, widen};
+use crate::tensor::Dtype;
 use crate::weight::Format;
-use cute_records::Count;
+use cute_records::{Count, Severity};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -14,6 +16,11 @@ use std::sync::Arc;
 const WRAPPED: &str = "model.language_model.";
 /// Prefix of the text model's tensors in a flat checkpoint.
 const FLAT: &str = "model.";
+/// Prefixes of other programs, and what to do.
+const FOREIGN: [(&str, &str); 2] = [
+    ("base_model.model.", "PEFT names it: save the merged model (merge_and_unload, save_pretrained)"),
+    ("language_model.model.", "MLX names it: use the checkpoint that this was converted from"),
+];
 /// The output matrix; it has no prefix in either.
 const LM_HEAD: &str = "lm_head.weight";
 /// Calibrated scales of the KV cache, below a layer. This build's cache has none.
@@ -31,6 +38,7 @@ impl Checkpoint {
     /// Finds every expected tensor and accounts for every other.
     pub(crate) fn match_tensors(&mut self) -> Result<(), Error> {
         let prefix = self.prefix()?;
+        self.untie(&format!("{prefix}embed_tokens.weight"))?;
         let full = |name: &str| if name == LM_HEAD { LM_HEAD.to_owned() } else { format!("{prefix}{name}") };
         let has = |name: &str| self.shards.tensors.contains_key(&full(name));
         let finder = Finder { shards: &self.shards, quantization: self.quantization.as_ref() };
@@ -58,10 +66,7 @@ impl Checkpoint {
         let mut unexpected = None;
         for name in rest {
             let tower = match other_tower(name).or_else(|| scale(name, &prefix, &packed)) {
-                None if name == LM_HEAD && self.config.tie_word_embeddings && missing.is_empty() => {
-                    self.check_tied_head(&full("embed_tokens.weight"))?;
-                    Some("tied_lm_head")
-                }
+                None if name == LM_HEAD && self.config.tie_word_embeddings => Some("tied_lm_head"),
                 tower => tower,
             };
             match tower {
@@ -70,7 +75,7 @@ impl Checkpoint {
             }
         }
         if let Some((tensor, shape)) = missing.first() {
-            return Err(self.missing(tensor, shape, missing.len() - 1));
+            return Err(self.missing(tensor, shape, &prefix, missing.len() - 1));
         }
         if let Some(name) = unexpected {
             return Err(self.unexpected(name, &prefix));
@@ -132,18 +137,33 @@ impl Checkpoint {
         }
     }
 
-    fn missing(&self, tensor: &str, shape: &[usize], others: usize) -> Error {
+    fn missing(&self, tensor: &str, shape: &[usize], prefix: &str, others: usize) -> Error {
         let more = match others {
             _ if tensor == LM_HEAD => ", because config.json says tie_word_embeddings false".to_owned(),
             0 => String::new(),
             n => format!("; {n} more are missing"),
         };
+        let more = more + &self.renamed(tensor, prefix).unwrap_or_default();
         Error::MissingTensor {
             dir: self.dir.display().to_string(),
             tensor: tensor.to_owned(),
             expected: format!("{shape:?}"),
             more,
         }
+    }
+
+    /// Where no tensor has the prefix: what the missing one is called instead, and by whom.
+    fn renamed(&self, tensor: &str, prefix: &str) -> Option<String> {
+        let mut names = self.shards.tensors.keys().filter(|name| other_tower(name).is_none());
+        if names.clone().any(|name| name.starts_with(prefix)) {
+            return None;
+        }
+        let short = tensor.strip_prefix(prefix).unwrap_or(tensor);
+        let name = names.find(|name| name.strip_suffix(short).is_some_and(|rest| rest.ends_with('.')))?;
+        Some(match FOREIGN.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+            Some((_, by)) => format!("; there is {name}, as {by}"),
+            None => format!("; there is {name}: expected {FLAT} or {WRAPPED} before {short}"),
+        })
     }
 
     fn unexpected(&self, name: &str, prefix: &str) -> Error {
@@ -164,34 +184,46 @@ impl Checkpoint {
         Error::UnexpectedTensor { file: file.unwrap_or_default(), tensor: name.to_owned(), why }
     }
 
-    /// An output matrix stored in a tied checkpoint must be the embedding, bit for bit.
-    fn check_tied_head(&self, embed: &str) -> Result<(), Error> {
-        let (Some(head), Some(embedding)) =
-            (self.shards.tensors.get(LM_HEAD), self.shards.tensors.get(embed))
-        else {
+    /// An output matrix that a tied checkpoint stores all the same is the model's if it has other values than the
+    /// embedding: so transformers decides, and warns.
+    fn untie(&mut self, embed: &str) -> Result<(), Error> {
+        let get = |name: &str| self.shards.tensors.get(name);
+        let head = get(LM_HEAD).or_else(|| get("lm_head.weight_packed"));
+        let (true, Some(head), Some(embedding)) = (self.config.tie_word_embeddings, head, get(embed)) else {
             return Ok(());
         };
-        let differs = |at: String| Error::TiedHeadDiffers {
-            file: self.shards.files[head.shard].path.clone(),
-            head: LM_HEAD.to_owned(),
-            embed: embed.to_owned(),
-            at,
-        };
-        if head.entry.shape != embedding.entry.shape || head.entry.dtype != embedding.entry.dtype {
-            return Err(differs(" in shape or dtype".to_owned()));
-        }
-        let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-        let mut at = 0;
-        while at < head.entry.bytes {
-            let n = (head.entry.bytes - at).min(1 << 20) as usize;
-            self.read(head, at, &mut a[..n])?;
-            self.read(embedding, at, &mut b[..n])?;
-            if let Some(i) = a[..n].iter().zip(&b[..n]).position(|(x, y)| x != y) {
-                return Err(differs(format!(" at byte {}", at + i as u64)));
-            }
-            at += n as u64;
-        }
+        let Some(at) = self.difference(head, embedding)? else { return Ok(()) };
+        let (file, name) = (&self.shards.files[head.shard].path, &head.entry.name);
+        let message = format!(
+            "{file}: {name} differs from {embed}{at}, and config.json says tie_word_embeddings true: it is taken as a matrix of its own"
+        );
+        self.findings.push(finding("head_differs", Severity::Warning, message));
+        self.config.tie_word_embeddings = false;
         Ok(())
+    }
+
+    /// Where the values of two matrices differ first, if they do.
+    fn difference(&self, a: &Located, b: &Located) -> Result<Option<String>, Error> {
+        let dtypes = [a, b].map(|l| Dtype::from_safetensors(l.entry.dtype));
+        let [Some(x), Some(y)] = dtypes else { return Ok(Some(" in dtype".to_owned())) };
+        if a.entry.shape != b.entry.shape {
+            return Ok(Some(" in shape".to_owned()));
+        }
+        const STEP: u64 = 1 << 18;
+        let total = a.entry.bytes / x.size() as u64;
+        let some = |l: &Located, dtype: Dtype, from: u64| -> Result<Vec<f32>, Error> {
+            let size = dtype.size() as u64;
+            let mut bytes = vec![0; ((total - from).min(STEP) * size) as usize];
+            self.read(l, from * size, &mut bytes)?;
+            Ok(widen(Elements::Float(dtype), bytes))
+        };
+        for from in (0..total).step_by(STEP as usize) {
+            let (a, b) = (some(a, x, from)?, some(b, y, from)?);
+            if let Some(i) = a.iter().zip(&b).position(|(x, y)| x.to_bits() != y.to_bits()) {
+                return Ok(Some(format!(" at value {}, {} and {}", from + i as u64, a[i], b[i])));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -62,6 +62,11 @@ pub(crate) fn kind(root: &Keys<'_>, t: &Keys<'_>) -> Result<(String, String, Fam
     Ok((architecture.to_owned(), inner.to_owned(), family))
 }
 
+/// Whether a text model of this architecture stands inside another, with its config under `text_config`.
+pub(crate) fn is_wrapper(architecture: &str) -> bool {
+    architecture.ends_with("ForConditionalGeneration")
+}
+
 fn names() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|(name, _)| *name).collect()
 }

@@ -1,6 +1,7 @@
 //! The safetensors files of a directory: one, or several with an index, each tensor exactly once.
 
 use crate::Error;
+use crate::expected::other_tower;
 use crate::header::{self, Entry};
 use crate::json::{reason, short};
 use crate::keys::{MAX_INDEX, open_file, read_text};
@@ -47,6 +48,8 @@ pub(crate) struct Shards {
     pub tensors: BTreeMap<String, Located>,
     /// bytes of tensors read so far
     pub read: AtomicU64,
+    /// what is wrong with the index, and concerns only towers that are skipped
+    pub notes: Vec<String>,
 }
 
 impl Shards {
@@ -62,7 +65,12 @@ impl Shards {
             None if names.iter().any(|n| n == SINGLE) => vec![SINGLE.to_owned()],
             None => unindexed(dir, names)?,
         };
-        let mut out = Shards { files: Vec::new(), tensors: BTreeMap::new(), read: AtomicU64::new(0) };
+        let mut out = Shards {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            read: AtomicU64::new(0),
+            notes: Vec::new(),
+        };
         for name in files {
             let path = dir.join(&name);
             let (handle, bytes) = open_file(&path)?;
@@ -72,7 +80,7 @@ impl Shards {
             out.add(entries)?;
         }
         if let Some(index) = &index {
-            index.check_tensors(&out)?;
+            out.notes = index.check_tensors(&out)?;
         }
         Ok(out)
     }
@@ -127,7 +135,8 @@ pub(crate) fn absent(dir: &Path, names: &[String]) -> Result<Option<(String, Str
     let there = |name: &String| names.binary_search(name).is_ok();
     Ok(match Index::read(dir)? {
         Some(index) => {
-            let absent = index.map.into_iter().filter(|(_, file)| !there(file)).min_by(|a, b| a.1.cmp(&b.1));
+            let needed = |(tensor, file): &(String, String)| other_tower(tensor).is_none() && !there(file);
+            let absent = index.map.into_iter().filter(needed).min_by(|a, b| a.1.cmp(&b.1));
             absent.map(|(tensor, file)| {
                 (short(&file), format!("tensor {} is said to be in it", short(&tensor)))
             })
@@ -161,7 +170,7 @@ impl Index {
         Err(Error::Index { file: self.path.clone(), reason })
     }
 
-    /// The files the index names: each is there, and none of the same series is left out.
+    /// The files the index names: each that is needed is there, and none of the same series is left out.
     fn files(&self, dir: &Path, names: &[String]) -> Result<Vec<String>, Error> {
         let mut files = BTreeSet::new();
         for (tensor, file) in &self.map {
@@ -171,10 +180,14 @@ impl Index {
                     "tensor {tensor} is said to be in {file:?}: expected a .safetensors file of {dir}"
                 ));
             }
-            if names.binary_search(file).is_err() {
-                return self.error(format!("shard {file} is missing: tensor {tensor} is said to be in it"));
+            match names.binary_search(file) {
+                Ok(_) => _ = files.insert(file.clone()),
+                Err(_) if other_tower(tensor).is_some() => {}
+                Err(_) => {
+                    return self
+                        .error(format!("shard {file} is missing: tensor {tensor} is said to be in it"));
+                }
             }
-            files.insert(file.clone());
         }
         let series: BTreeSet<&str> =
             files.iter().filter_map(|f| numbered(f)).map(|(stem, ..)| stem).collect();
@@ -189,25 +202,36 @@ impl Index {
         }
     }
 
-    /// Every tensor is where the index says, and none elsewhere.
-    fn check_tensors(&self, shards: &Shards) -> Result<(), Error> {
-        for (tensor, file) in &self.map {
-            match shards.tensors.get(tensor).map(|l| &shards.files[l.shard].name) {
-                None => {
-                    return self.error(format!("tensor {tensor} is not in shard {file}, nor in any other"));
+    /// Every tensor is where the index says, and none elsewhere. Where that fails for a tower that is skipped, it is only
+    /// said: one sentence a tower, with the first tensor.
+    fn check_tensors(&self, shards: &Shards) -> Result<Vec<String>, Error> {
+        let misplaced = self.map.iter().filter_map(|(tensor, file)| {
+            let why = match shards.tensors.get(tensor).map(|l| &shards.files[l.shard].name) {
+                Some(found) if found == file => return None,
+                Some(found) => format!("tensor {tensor} is said to be in {file}, it is in {found}"),
+                None if shards.files.iter().any(|f| f.name == *file) => {
+                    format!("tensor {tensor} is not in shard {file}, nor in any other")
                 }
-                Some(found) if found != file => {
-                    return self.error(format!("tensor {tensor} is said to be in {file}, it is in {found}"));
-                }
-                Some(_) => {}
+                None => format!("shard {file} is missing: tensor {tensor} is said to be in it"),
+            };
+            Some((tensor, why))
+        });
+        let unlisted = shards.tensors.iter().filter(|(tensor, _)| !self.map.contains_key(*tensor));
+        let unlisted = unlisted.map(|(tensor, l)| {
+            (tensor, format!("tensor {tensor} of {} is not listed", shards.files[l.shard].name))
+        });
+        let mut towers: BTreeMap<&str, (String, usize)> = BTreeMap::new();
+        for (tensor, why) in misplaced.chain(unlisted) {
+            match other_tower(tensor) {
+                None => return self.error(why),
+                Some(tower) => towers.entry(tower).or_insert((why, 0)).1 += 1,
             }
         }
-        match shards.tensors.iter().find(|(name, _)| !self.map.contains_key(*name)) {
-            Some((name, l)) => {
-                self.error(format!("tensor {name} of {} is not listed", shards.files[l.shard].name))
-            }
-            None => Ok(()),
-        }
+        let note = |(tower, (why, n)): (&str, (String, usize))| {
+            let more = if n > 1 { format!("; it is wrong about {} more", n - 1) } else { String::new() };
+            format!("{}: {why}{more}: of {tower}, which is skipped", self.path)
+        };
+        Ok(towers.into_iter().map(note).collect())
     }
 }
 

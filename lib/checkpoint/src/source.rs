@@ -97,7 +97,7 @@ impl Source {
         self.shape[..self.shape.len().saturating_sub(1)].iter().product()
     }
     /// Outputs of one plane.
-    fn plane(&self) -> usize {
+    pub fn plane(&self) -> usize {
         if self.shape.len() < 2 { 1 } else { self.shape[self.shape.len() - 2] }
     }
 }

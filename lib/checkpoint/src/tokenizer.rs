@@ -85,20 +85,23 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Refuses a tokenizer whose ids the model has no embedding for.
+    /// Refuses another model's tokenizer, as far as ids tell: one with ids that the model has no embedding for, or
+    /// without a token for each id that ends a reply. Rows of an embedding beyond the last token are common.
     ///
     /// # Errors
-    /// With the token of the largest id.
+    /// With the token of the largest id, or the first id that ends a reply and has no token.
     pub fn check(&self, config: &Config) -> Result<(), Error> {
+        let file = self.file.clone();
         let (id, token) = self.largest.clone();
-        match (id as usize) < config.vocab_size {
-            true => Ok(()),
-            false => Err(Error::TokenizerVocabulary {
-                file: self.file.clone(),
-                token,
-                id,
-                vocab_size: config.vocab_size,
-            }),
+        if id as usize >= config.vocab_size {
+            return Err(Error::TokenizerVocabulary { file, token, id, vocab_size: config.vocab_size });
+        }
+        match config.eos_token_ids.iter().find(|id| self.inner.id_to_token(**id).is_none()) {
+            None => Ok(()),
+            Some(&id) => {
+                let tokens = self.inner.get_vocab_size(true);
+                Err(Error::TokenizerWithoutEnd { file, tokens, id, said_by: config.eos_file })
+            }
         }
     }
 

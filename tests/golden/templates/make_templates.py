@@ -1,6 +1,6 @@
 """Makes templates.json: the templates of this directory, rendered by transformers' apply_chat_template.
 
-    python3 tests/golden/templates/make_templates.py        # needs transformers (made with 5.17.0) and jinja2 (3.1.6)
+    python3 tests/golden/templates/make_templates.py        # needs transformers (made with 5.23.0) and jinja2 (3.1.6)
 
 The templates are written for this test; they use what templates of published models use. Every conversation is rendered
 with every set of arguments that has something to say to it. What transformers refuses stands there as `error`: with the

@@ -213,7 +213,11 @@ pub struct Args {
 pub type Kwargs = serde_json::Map<String, serde_json::Value>;
 
 fn kwargs(text: &str) -> Result<Kwargs, String> {
-    serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))
+    let kwargs = serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))?;
+    match crate::integers::too_wide(text) {
+        None => Ok(kwargs),
+        Some(integer) => Err(format!("the integer {integer:.80} would lose digits: expected one of 64 bits")),
+    }
 }
 
 /// What `trace` records are written of.

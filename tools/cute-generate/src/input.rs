@@ -1,6 +1,7 @@
 //! What comes in: a model record and prompts, from stdin and from files.
 
 use crate::args::Args;
+use crate::integers;
 use anyhow::{Context, bail};
 use cute_records::digest::{Hasher, sha256};
 use cute_records::{Finding, Ledger, Line, Model, Parsed, Prompt, ReadError, Record, Severity};
@@ -19,7 +20,7 @@ pub struct Input {
     pub digest: String,
     /// records to forward
     pub forward: Vec<(Line, Parsed)>,
-    /// what was wrong with lines
+    /// what was wrong with lines, or is odd about the model
     pub findings: Vec<Finding>,
     /// lines that were wrong
     pub bad: u64,
@@ -101,6 +102,11 @@ impl Input {
     }
 
     fn prompt(&mut self, line: &Line, prompt: Prompt) {
+        if let Some(integer) = integers::too_wide_for_a_template(&line.text) {
+            return self.reject(line.error(format!(
+                "the integer {integer:.80} would lose digits: expected one of 64 bits, a float or a string"
+            )));
+        }
         let given = [
             prompt.prompt.is_some(),
             prompt.messages.is_some(),
@@ -116,6 +122,14 @@ impl Input {
                 "{n} of prompt, messages, prompt_token_ids and question are given: expected exactly one"
             ))),
         }
+    }
+
+    /// Takes what is odd about the model, and says it.
+    pub fn note(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            let _ = writeln!(std::io::stderr(), "cute-generate: {}", finding.message);
+        }
+        self.findings.extend_from_slice(findings);
     }
 
     fn reject(&mut self, e: ReadError) {

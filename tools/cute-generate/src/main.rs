@@ -9,6 +9,7 @@ mod args;
 mod chain;
 mod device;
 mod input;
+mod integers;
 mod journal;
 mod loading;
 mod output;
@@ -55,8 +56,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     args.sampling(0, &Default::default()).validate().map_err(anyhow::Error::msg)?;
     let named = args.model.as_deref().map(Checkpoint::open).transpose()?;
     let mut input = input::read(&args)?;
-    let model = input.model.as_ref();
-    let checkpoint = match (named, model) {
+    let checkpoint = match (named, &input.model) {
         (Some(checkpoint), _) => checkpoint,
         (None, Some(model)) => Checkpoint::open(model.path.as_ref())?,
         (None, None) => {
@@ -67,6 +67,9 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     };
     if input.prompts.is_empty() && args.probes.probe.is_empty() {
         bail!("no prompts: expected JSON lines with question, prompt, messages or prompt_token_ids");
+    }
+    if args.model.is_some() {
+        input.note(checkpoint.findings());
     }
     let dir = checkpoint.dir.clone();
     let tokenizer = Tokenizer::open(&dir)?.map(Arc::new);
@@ -81,7 +84,7 @@ fn generate(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     }
     let checkpoint = Arc::new(checkpoint);
     // a record says which model it has to be, and a journal must know
-    let hashed = args.hash_model || model.is_some() || args.journal.is_some();
+    let hashed = args.hash_model || input.model.is_some() || args.journal.is_some();
     let hashing = hashed.then(|| Hashing::start(&checkpoint)).transpose()?;
     let engine = args.engine_config(&checkpoint.config)?;
     let probes = probe::Probes::plan(&args, &checkpoint.config, &engine, std::mem::take(&mut input.prompts))?;

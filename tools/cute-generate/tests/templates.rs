@@ -100,4 +100,24 @@ fn a_template_is_chosen_by_name_and_bad_choices_refuse_to_start() {
     let (code, stderr) = run(&["--chat-template-kwargs", "[1]"]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("expected a JSON object"), "{stderr}");
+    let (code, stderr) = run(&["--chat-template-kwargs", r#"{"n": 18446744073709551616}"#]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("the integer 18446744073709551616 would lose digits"), "{stderr}");
+}
+
+#[test]
+fn an_integer_that_would_lose_digits_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path(), "{{ messages[0].n | tojson }}");
+    let line = |n: &str| format!("{{\"messages\": [{{\"role\": \"user\", \"n\": {n}}}]}}\n");
+    let prompts = dir.path().join("prompts.jsonl");
+    fs::write(&prompts, line("18446744073709551615") + &line("10000000000000000000000001")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cute-generate"));
+    command.arg("--model").arg(dir.path()).arg("--prompts").arg(&prompts);
+    let output = command.args(["--device", "cpu", "--max-tokens", "1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let says =
+        "prompts.jsonl:2: the integer 10000000000000000000000001 would lose digits: expected one of 64 bits";
+    assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    assert_eq!(records(&output.stdout).iter().filter(|r| r["type"] == "completion").count(), 1);
 }

@@ -2,7 +2,7 @@
 //!
 //! reads   a checkpoint directory or name    writes  `run`, `model`, `finding` records, `end`; with --compile, the
 //!                                                   cache of compiled kernels
-//! exits   0 sound · 1 it differs from the record, or holds NaN or infinity · 2 refused, or other trouble
+//! exits   0 sound · 1 it differs from the record, or holds NaN, infinity or impossible scales · 2 refused, or other trouble
 
 mod kernels;
 
@@ -45,7 +45,7 @@ struct Args {
     /// Element type of the KV cache planned for: f32 as on the CPU, bf16 as on a GPU
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     kv_cache_dtype: KvDtype,
-    /// Look for NaN and infinity in every tensor; a finding each, and exit 1
+    /// Look for NaN and infinity in every tensor, and for scales that no quantiser writes; a finding each, and exit 1
     #[arg(long)]
     scan: bool,
     /// Compare with the model record in this stream (`-` for stdin); a finding per difference, and exit 1
@@ -87,7 +87,8 @@ fn load(args: Args, mut config: Config) -> anyhow::Result<Exit> {
     out.write(&Record::Model(model))?;
     report(&findings, &mut out)?;
     out.end(TOOL, true)?;
-    Ok(if findings.is_empty() { Exit::Pass } else { Exit::Fail })
+    let failed = findings.iter().any(|f| f.severity == Severity::Error);
+    Ok(if failed { Exit::Fail } else { Exit::Pass })
 }
 
 /// Opens, checks, hashes and, if asked, scans.
@@ -117,16 +118,22 @@ fn examine(args: &Args, config: &mut Config) -> anyhow::Result<(Model, Vec<Findi
     let mut plan = memory_plan(shape, weights, element, args.max_num_seqs, max_model_len, args.page_size);
     plan.unpacked_weight_bytes = checkpoint.unpacked_bytes();
     let mut model = checkpoint.model(files, template.as_ref(), plan);
-    let mut findings = Vec::new();
+    let mut findings = checkpoint.findings().to_vec();
     if args.scan {
         let bar = progress_bytes(weights, "scanning");
-        let counts = checkpoint.scan(|n| bar.inc(n))?;
+        let found = checkpoint.scan(|n| bar.inc(n))?;
         bar.finish_and_clear();
-        for (tensor, n) in &counts {
+        for (tensor, n) in &found.non_finite {
             let message = format!("tensor {tensor} holds {n} values that are NaN or infinite");
             findings.push(finding("non_finite_weights", message, [("tensor", tensor.clone())]));
         }
-        model.non_finite = Some(counts);
+        for (tensor, n) in &found.scales {
+            let message = format!(
+                "tensor {tensor} holds {n} scales that are negative, or zero over codes that are not"
+            );
+            findings.push(finding("impossible_scales", message, [("tensor", tensor.clone())]));
+        }
+        model.non_finite = Some(found.non_finite);
     }
     kernels::compile(&args.kernels, &checkpoint, config)?;
     Ok((model, findings))

@@ -160,6 +160,23 @@ fn every_difference_from_the_record_is_named_and_the_exit_is_1() {
 }
 
 #[test]
+fn an_index_that_is_wrong_about_a_skipped_tower_is_a_finding_and_the_exit_is_0() {
+    let Some(dir) = copy("sharded") else { return };
+    let path = dir.path().join("model.safetensors.index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    index["weight_map"]["mtp.fc.weight"] = json!("model_mtp.safetensors");
+    fs::write(&path, index.to_string()).unwrap();
+    let out = run(&[text(dir.path())], "");
+    assert_eq!((out.code, out.kinds()), (0, vec!["run", "model", "finding", "end"]));
+    let says = "shard model_mtp.safetensors is missing: tensor mtp.fc.weight is said to be in it: of mtp, which is skipped";
+    assert!(out.messages()[0].ends_with(says) && out.stderr.contains(says), "{}", out.stderr);
+    assert_eq!(
+        (&out.records[2]["check"], &out.records[2]["severity"]),
+        (&json!("index_differs"), &json!("info"))
+    );
+}
+
+#[test]
 fn a_checkpoint_cut_off_since_its_record_is_named_with_both_sizes() {
     let Some(dir) = copy("old-keys") else { return };
     let path = dir.path().join("model.safetensors");

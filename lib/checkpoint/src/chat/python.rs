@@ -222,6 +222,30 @@ pub(super) fn string(state: &mut State<'_, '_>, value: &Value) -> Result<Value, 
     if value.as_str().is_some() { Ok(value.clone()) } else { text(value, state).map(Value::from) }
 }
 
+/// The `escape` filter: HTML's references as Python writes them; what is escaped already stays as it is.
+pub(super) fn escape(state: &mut State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    let plain = match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => text(value, state)?,
+    };
+    state.consume_fuel(plain.len() as u64 / 16)?;
+    let mut out = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
+}
+
 /// Python's `str`. minijinja writes values as Python does, except for the exponents of floats and, inside lists, for
 /// characters that are not printed.
 fn text(value: &Value, state: &State<'_, '_>) -> Result<String, Error> {

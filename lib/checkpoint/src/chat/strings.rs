@@ -207,6 +207,7 @@ fn title(text: &str) -> String {
 
 /// The `int` filter: a number, or the digits of a text in a base; the default for whatever is neither.
 pub(super) fn int(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    defined(value, "int")?;
     let base = kwargs.get::<Option<u32>>("base")?.unwrap_or(10);
     let default = kwargs.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| Value::from(0));
     kwargs.assert_all_used()?;
@@ -225,14 +226,23 @@ pub(super) fn int(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Resu
 }
 
 /// The `float` filter.
-pub(super) fn float(value: &Value, default: Option<f64>) -> f64 {
+pub(super) fn float(value: &Value, default: Option<f64>) -> Result<f64, Error> {
+    defined(value, "float")?;
     let found = match (value.as_str(), value.kind()) {
         (Some(text), _) => number(text.trim_matches(is_space)),
         (_, ValueKind::Bool) => Some(f64::from(u8::from(value.is_true()))),
         (_, ValueKind::Number) => f64::try_from(value.clone()).ok(),
         _ => None,
     };
-    found.or(default).unwrap_or(0.0)
+    Ok(found.or(default).unwrap_or(0.0))
+}
+
+/// Neither makes a number of nothing.
+fn defined(value: &Value, filter: &str) -> Result<(), Error> {
+    match value.is_undefined() {
+        true => Err(Error::new(ErrorKind::UndefinedError, format!("{filter}: expected a value"))),
+        false => Ok(()),
+    }
 }
 
 /// `int(text, base)`, as far as an i128 reaches.

@@ -174,10 +174,6 @@ struct Cache {
 impl Cache {
     fn of(name: &Name, variable: impl Fn(&str) -> Option<OsString>) -> Result<Cache, Error> {
         let set = |variable_name: &str| variable(variable_name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let home = |path: PathBuf| match (path.strip_prefix("~"), set("HOME")) {
-            (Ok(rest), Some(home)) => home.join(rest),
-            _ => path,
-        };
         const PLACES: [(&str, &str); 5] = [
             ("HF_HUB_CACHE", ""),
             ("HUGGINGFACE_HUB_CACHE", ""),
@@ -185,7 +181,8 @@ impl Cache {
             ("XDG_CACHE_HOME", "huggingface/hub"),
             ("HOME", ".cache/huggingface/hub"),
         ];
-        let mut places = PLACES.iter().filter_map(|(from, rest)| Some((*from, home(set(from)?), rest)));
+        let mut places =
+            PLACES.iter().filter_map(|(from, rest)| Some((*from, expanded(set(from)?, &set), rest)));
         match places.next() {
             Some((from, dir, &"")) => Ok(Cache { dir, from }),
             Some((from, dir, rest)) => Ok(Cache { dir: dir.join(rest), from }),
@@ -253,6 +250,36 @@ impl Cache {
             (true, true) => "; it has no snapshot at all".to_owned(),
         }
     }
+}
+
+/// A path as huggingface_hub reads it: `~` at its start is the home, `$NAME` and `${NAME}` are variables; those that are
+/// not set stay as they are.
+fn expanded(path: PathBuf, set: &impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let path = match (path.strip_prefix("~"), set("HOME")) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    };
+    let Some(text) = path.to_str() else { return path };
+    let (mut out, mut rest) = (OsString::new(), text);
+    while let Some(at) = rest.find('$') {
+        let (before, variable) = rest.split_at(at);
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        let (name, long) = match variable.strip_prefix("${").and_then(|v| v.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 3),
+            None => {
+                let name = variable[1..].split(word).next().unwrap_or_default();
+                (name, name.len() + 1)
+            }
+        };
+        out.push(before);
+        match set(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.push(value),
+            None => out.push(&variable[..long]),
+        }
+        rest = &variable[long..];
+    }
+    out.push(rest);
+    PathBuf::from(out)
 }
 
 /// The commit that a branch or tag is, as the cache says.

@@ -8,13 +8,8 @@ use crate::keys::Keys;
 use crate::weight::{Format, NVFP4_BLOCK};
 use serde_json::Value;
 
-/// Reads `config_groups` and `ignore`.
+/// Reads `config_groups` and `ignore`. `quantization_status` is not asked: the tensors show whether they are packed.
 pub(super) fn compressed_tensors(q: &Keys<'_>) -> Result<Quantization, Error> {
-    if let Some("frozen" | "initialized" | "calibration") = q.text("quantization_status")? {
-        let status = q.text("quantization_status")?.unwrap_or_default();
-        let needed = "its weights are not packed yet; save it compressed";
-        return Err(q.unsupported(format!("compressed-tensors of quantization_status {status:?}"), needed));
-    }
     for (key, what) in [("sparsity_config", "sparse weights"), ("transform_config", "rotated weights")] {
         let used = q.object(key)?.is_some_and(|map| match key {
             "sparsity_config" => map.get("format").is_some_and(|f| f != "dense"),

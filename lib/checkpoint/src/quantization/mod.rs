@@ -10,6 +10,7 @@ mod names;
 mod unknown;
 
 use crate::Error;
+use crate::expected::other_tower;
 use crate::json::short;
 use crate::keys::Keys;
 use crate::source::Form;
@@ -59,6 +60,8 @@ pub struct Quantization {
     listed: Option<Vec<(Names, Format)>>,
 }
 
+/// ModelOpt's word for an algorithm of its own for each module.
+const MIXED: &str = "MIXED_PRECISION";
 /// Blocks of FP8 where nothing else is said.
 const BLOCK: [usize; 2] = [128, 128];
 
@@ -71,6 +74,11 @@ impl Quantization {
     ) -> Result<Option<Quantization>, Error> {
         let mut found: Option<(&'static str, &Map<String, Value>)> = None;
         for keys in [root, t] {
+            if let Some(Value::Object(map)) = keys.get("quantization")
+                && unknown::is_mlx(map)
+            {
+                return Err(refuse(root.file, map));
+            }
             for key in ["quantization_config", "compression_config"] {
                 match (keys.object(key)?, found) {
                     (Some(map), None) => found = Some((key, map)),
@@ -81,27 +89,40 @@ impl Quantization {
                 }
             }
         }
-        let said = match found {
-            Some((key, map)) => Some(announced(&Keys { file: root.file, prefix: &format!("{key}."), map })?),
+        let prefix = found.map_or(String::new(), |(key, _)| format!("{key}."));
+        let config = found.map(|(_, map)| Keys { file: root.file, prefix: &prefix, map });
+        let modelopt = match modelopt {
             None => None,
+            Some(keys) => {
+                let inner = keys.object("quantization")?;
+                let map = inner.ok_or_else(|| keys.missing("quantization", "an object"))?;
+                Some(Keys { file: keys.file, prefix: "quantization.", map })
+            }
         };
-        let Some(keys) = modelopt else { return Ok(said) };
-        let inner = keys.object("quantization")?.ok_or_else(|| keys.missing("quantization", "an object"))?;
-        let also = modelopt_config(&Keys { file: keys.file, prefix: "quantization.", map: inner })?;
-        match said {
-            None => Ok(Some(also)),
-            Some(said) if (said.method, &said.algo) != (also.method, &also.algo) => {
-                let found = format!("{:?} of {}", also.algo, also.method.name());
-                let expected = format!("{:?} of {}, as config.json says", said.algo, said.method.name());
-                Err(keys.wrong("quantization.quant_algo", found, &expected))
+        let said = config.as_ref().map(announced).transpose()?;
+        let also = modelopt.as_ref().map(modelopt_config).transpose()?;
+        let merged = match (said, also, &modelopt) {
+            (Some(said), Some(also), Some(keys)) => Some(said.merged(also, keys)?),
+            (said, also, _) => said.or(also),
+        };
+        match (&merged, config.or(modelopt)) {
+            (Some(q), Some(keys)) if q.algo == MIXED && q.listed.is_none() => {
+                Err(keys.missing("quantized_layers", "an algorithm for each packed module"))
             }
-            // Either list may be the shorter one.
-            Some(mut said) => {
-                said.excluded.merge(also.excluded);
-                said.listed = said.listed.or(also.listed);
-                Ok(Some(said))
-            }
+            _ => Ok(merged),
         }
+    }
+
+    /// Takes over what the other file says; either list may be the shorter one.
+    fn merged(mut self, also: Quantization, keys: &Keys<'_>) -> Result<Quantization, Error> {
+        if (self.method, &self.algo) != (also.method, &also.algo) {
+            let found = format!("{:?} of {}", also.algo, also.method.name());
+            let expected = format!("{:?} of {}, as config.json says", self.algo, self.method.name());
+            return Err(keys.wrong("quant_algo", found, &expected));
+        }
+        self.excluded.merge(also.excluded);
+        self.listed = self.listed.or(also.listed);
+        Ok(self)
     }
 
     /// Formats that may occur.
@@ -172,11 +193,11 @@ fn fp8_config(q: &Keys<'_>) -> Result<Quantization, Error> {
     })
 }
 
-/// ModelOpt's, in either file.
+/// ModelOpt's, in either file; the modules of mixed precision may stand in one of them only.
 fn modelopt_config(q: &Keys<'_>) -> Result<Quantization, Error> {
     let algo = q.text("quant_algo")?.ok_or_else(|| q.missing("quant_algo", "e.g. \"NVFP4\""))?;
     group_size(q)?;
-    let mixed = algo == "MIXED_PRECISION";
+    let mixed = algo == MIXED;
     let formats = match mixed {
         true => vec![Format::Nvfp4, Format::Fp8Tensor, Format::Fp8Channel, Format::Fp8Block],
         false => vec![modelopt_format(q, algo)?],
@@ -187,7 +208,6 @@ fn modelopt_config(q: &Keys<'_>) -> Result<Quantization, Error> {
     }
     let listed = match q.object("quantized_layers")? {
         Some(layers) if mixed => Some(listed(q, layers)?),
-        None if mixed => return Err(q.missing("quantized_layers", "an algorithm for each packed module")),
         _ => None,
     };
     Ok(Quantization {
@@ -204,7 +224,9 @@ fn modelopt_config(q: &Keys<'_>) -> Result<Quantization, Error> {
 fn listed(q: &Keys<'_>, layers: &Map<String, Value>) -> Result<Vec<(Names, Format)>, Error> {
     let prefix = format!("{}quantized_layers.", q.prefix);
     let mut by_format: Vec<(Names, Format)> = Vec::new();
-    for (module, value) in layers {
+    // How a tower is packed that is skipped makes no difference.
+    let skipped = |module: &str| other_tower(&format!("{}.", module.trim_end_matches(['*', '.']))).is_some();
+    for (module, value) in layers.iter().filter(|(module, _)| !skipped(module)) {
         let at = Keys { file: q.file, prefix: &prefix, map: layers };
         let Value::Object(layer) = value else { return Err(at.bad(module, value, "an object")) };
         let layer_prefix = format!("{prefix}{}.", short(module));

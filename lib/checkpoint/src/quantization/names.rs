@@ -9,9 +9,14 @@ pub(super) struct Names {
     exact: HashSet<String>,
     /// names of modules or of what holds them, whole steps of a path
     steps: Vec<String>,
-    /// as written, and compiled
-    rules: Vec<(String, Regex)>,
+    /// Python's fnmatch, as written and compiled
+    wildcards: Vec<Rule>,
+    /// Python's `re.match`, as written and compiled
+    expressions: Vec<Rule>,
 }
+
+/// A rule as written, and compiled.
+type Rule = (String, Regex);
 
 /// A rule, and why it is none.
 type Broken = (String, String);
@@ -26,7 +31,7 @@ impl Names {
     pub fn wildcards(&mut self, names: &[&str]) -> Result<(), Broken> {
         for name in names {
             if name.contains(['*', '?', '[']) {
-                self.rule(name, &format!("^(?s:{})$", from_wildcard(name)))?;
+                self.wildcards.push(rule(name, &format!("^(?s:{})$", from_wildcard(name)))?);
             } else {
                 self.exact.insert((*name).to_owned());
             }
@@ -38,7 +43,9 @@ impl Names {
     pub fn expressions(&mut self, names: &[&str]) -> Result<(), Broken> {
         for name in names {
             match name.strip_prefix("re:") {
-                Some(expression) => self.rule(name, &format!("^(?:{expression})"))?,
+                Some(expression) => {
+                    self.expressions.push(rule(name, &format!("^(?:{expression})"))?);
+                }
                 None => _ = self.exact.insert((*name).to_owned()),
             }
         }
@@ -49,20 +56,8 @@ impl Names {
     pub fn merge(&mut self, other: Names) {
         self.exact.extend(other.exact);
         self.steps.extend(other.steps);
-        self.rules.extend(other.rules);
-    }
-
-    fn rule(&mut self, written: &str, expression: &str) -> Result<(), Broken> {
-        match Regex::new(expression) {
-            Ok(regex) => {
-                self.rules.push((written.to_owned(), regex));
-                Ok(())
-            }
-            Err(e) => {
-                let why = e.to_string().lines().next().unwrap_or_default().to_owned();
-                Err((format!("{written:?}"), format!("a name or a pattern: {why}")))
-            }
-        }
+        self.wildcards.extend(other.wildcards);
+        self.expressions.extend(other.expressions);
     }
 
     /// Whether the list names a module or one that holds it.
@@ -79,7 +74,8 @@ impl Names {
     }
 
     /// The entry that names a module. Lists are written with any of the prefixes that the text model has in one
-    /// exporter or another, so all of them count.
+    /// exporter or another, so all of them count, but for an expression: it may say what a name must not be, and is
+    /// matched with the name that the file has.
     pub fn find(&self, full: &str, short: &str) -> Option<&str> {
         let prefixed =
             ["model.", "model.language_model.", "language_model.model."].map(|p| format!("{p}{short}"));
@@ -97,9 +93,18 @@ impl Names {
             return Some(step);
         }
         // An expression that backtracks beyond its limit matches nothing.
-        let matches = |r: &Regex| all().any(|n| r.is_match(n).unwrap_or(false));
-        self.rules.iter().find(|(_, r)| matches(r)).map(|(written, _)| written.as_str())
+        let matches = |r: &Regex, n: &str| r.is_match(n).unwrap_or(false);
+        let wildcard = self.wildcards.iter().find(|(_, r)| all().any(|n| matches(r, n)));
+        let found = wildcard.or_else(|| self.expressions.iter().find(|(_, r)| matches(r, full)));
+        found.map(|(written, _)| written.as_str())
     }
+}
+
+fn rule(written: &str, expression: &str) -> Result<Rule, Broken> {
+    Regex::new(expression).map(|regex| (written.to_owned(), regex)).map_err(|e| {
+        let why = e.to_string().lines().next().unwrap_or_default().to_owned();
+        (format!("{written:?}"), format!("a name or a pattern: {why}"))
+    })
 }
 
 /// Python's fnmatch as a regular expression.
@@ -159,6 +164,18 @@ mod tests {
         assert_eq!(n.find("mlp.gate", "mlp.gate"), Some("re:^(?!model).*gate$"));
         let broken = n.expressions(&["re:("]).unwrap_err();
         assert_eq!(broken.0, "\"re:(\"");
+    }
+
+    #[test]
+    fn an_expression_is_matched_with_the_name_in_the_file_and_with_no_other() {
+        let mut n = Names::default();
+        n.expressions(&[r"re:^(?!model\.language_model\.layers\.0\.).*mlp.*", "re:layers.*"]).unwrap();
+        check(&n, "layers.0.mlp.up_proj", None);
+        check(&n, "layers.1.mlp.up_proj", Some(r"re:^(?!model\.language_model\.layers\.0\.).*mlp.*"));
+        check(&n, "layers.1.self_attn.q_proj", None);
+        // A plain name is lenient: either prefix will do.
+        n.expressions(&["model.layers.2.mlp.up_proj"]).unwrap();
+        check(&n, "layers.2.mlp.up_proj", Some("model.layers.2.mlp.up_proj"));
     }
 
     #[test]

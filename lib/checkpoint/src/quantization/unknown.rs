@@ -6,6 +6,12 @@ use serde_json::{Map, Value};
 
 const READ: &str = "this build reads block FP8, ModelOpt and compressed-tensors FP8 and NVFP4";
 
+/// Whether this is what MLX writes, as `quantization` and as `quantization_config`: bits and group size, and no method.
+pub(super) fn is_mlx(q: &Map<String, Value>) -> bool {
+    ["bits", "group_size"].iter().all(|key| q.get(*key).is_some_and(Value::is_u64))
+        && !q.contains_key("quant_method")
+}
+
 /// The error for a `quantization_config` (or a `quantize_config.json`) of another kind.
 pub(crate) fn refuse(file: &str, q: &Map<String, Value>) -> Error {
     let word = |key: &str| q.get(key).and_then(Value::as_str);
@@ -33,6 +39,9 @@ pub(crate) fn refuse(file: &str, q: &Map<String, Value>) -> Error {
         ),
         "modelopt" | "modelopt_fp4" | "modelopt_mixed" => {
             (format!("ModelOpt {algo}").trim_end().to_owned(), modelopt)
+        }
+        "" if is_mlx(q) => {
+            ("MLX".to_owned(), "packed integers with scales and biases, and MLX's order of some weights")
         }
         "" if !algo.is_empty() => (format!("ModelOpt {algo}"), modelopt),
         "" => ("quantization_config without quant_method".to_owned(), "to know who packed the weights"),

@@ -59,6 +59,21 @@ fn missing_and_strange_files_are_refused() {
 }
 
 #[test]
+fn a_text_file_that_is_a_pointer_of_git_lfs_is_called_that() {
+    const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let expect = "it is a Git LFS pointer: fetch the file itself with git lfs pull";
+    let dir = crate::tiny::Tiny::default().write();
+    fs::write(dir.path().join("tokenizer.json"), POINTER).unwrap();
+    let e = cute_checkpoint::Tokenizer::open(dir.path()).unwrap_err().to_string();
+    assert_eq!(e, format!("{}: {expect}", dir.path().join("tokenizer.json").display()));
+    check(
+        NOTHING,
+        |d| fs::write(d.join("config.json"), POINTER).unwrap(),
+        &format!("DIR/config.json: {expect}"),
+    );
+}
+
+#[test]
 fn other_kinds_of_checkpoint_are_refused_by_name() {
     check(
         NOTHING,
@@ -105,10 +120,18 @@ fn other_kinds_of_checkpoint_are_refused_by_name() {
             "the scales of its inputs (pre_quant_scale) applied before the products",
         ),
         (json!({"quant_method": "hqq"}), "quant_method \"hqq\"", "the dequantisation of its packed weights"),
+        (
+            json!({"bits": 4, "group_size": 64, "mode": "affine"}),
+            "MLX",
+            "packed integers with scales and biases, and MLX's order of some weights",
+        ),
         (json!({"bits": 4}), "quantization_config without quant_method", "to know who packed the weights"),
     ] {
         let expect =
             format!("DIR/config.json: quantisation {name} is not supported: it needs {needs}; {reads}");
+        if name == "MLX" {
+            config("quantization", quantization.clone(), &expect);
+        }
         config("quantization_config", quantization, &expect);
     }
     config(

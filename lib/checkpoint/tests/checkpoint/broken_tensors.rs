@@ -82,15 +82,24 @@ fn tensors_that_do_not_match_the_config_are_refused_by_name() {
         AS_WRITTEN,
         "DIR: tensors with two prefixes: model.embed_tokens.weight and model.language_model.norm.weight: expected one text model",
     );
+}
+
+#[test]
+fn tensors_under_a_prefix_of_another_program_are_named_with_what_to_do() {
     check(
-        |t| {
-            t.set("tie_word_embeddings", json!(true));
-            let mut head = t.tensors["model.embed_tokens.weight"].clone();
-            head.bytes[42] ^= 1;
-            t.tensors.insert("lm_head.weight".into(), head);
-        },
+        |t| t.rename(|n| Some(format!("base_model.model.{n}"))),
         AS_WRITTEN,
-        "DIR/model.safetensors: lm_head.weight differs from model.embed_tokens.weight at byte 42: config.json says tie_word_embeddings true, so they must be equal",
+        "DIR: no tensor model.embed_tokens.weight: expected shape [11, 8]; 27 more are missing; there is base_model.model.model.embed_tokens.weight, as PEFT names it: save the merged model (merge_and_unload, save_pretrained)",
+    );
+    check(
+        |t| t.rename(|n| Some(n.replace("model.", "language_model.model."))),
+        AS_WRITTEN,
+        "DIR: no tensor model.embed_tokens.weight: expected shape [11, 8]; 26 more are missing; there is language_model.model.embed_tokens.weight, as MLX names it: use the checkpoint that this was converted from",
+    );
+    check(
+        |t| t.rename(|n| Some(n.replace("model.", "transformer."))),
+        AS_WRITTEN,
+        "DIR: no tensor model.embed_tokens.weight: expected shape [11, 8]; 26 more are missing; there is transformer.embed_tokens.weight: expected model. or model.language_model. before embed_tokens.weight",
     );
 }
 

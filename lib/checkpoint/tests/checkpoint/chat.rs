@@ -105,6 +105,29 @@ fn what_templates_of_this_family_use_works() {
 }
 
 #[test]
+fn none_is_nothing_to_iterate_over_and_strings_and_dicts_are_sequences() {
+    let asks = "{% if tools is iterable and tools | length > 0 %}tools{% else %}no tools{% endif %}";
+    check(asks, json!(0), "no tools");
+    check("{{ x is sequence }} {{ 'a' is sequence }} {{ 1 is sequence }}", json!({}), "True True False");
+    check("{% set n = namespace() %}{{ n is mapping }} {{ n is iterable }}", json!(0), "False False");
+    check("{{ x | e }}", json!("'<\"&"), "&#39;&lt;&#34;&amp;");
+}
+
+#[test]
+fn reasoning_is_found_under_each_of_its_names_and_keys_without_a_value_are_left_out() {
+    let template = template(
+        "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}|{{ 'content' in messages[0] }}",
+    );
+    let template = template.unwrap();
+    for name in ["reasoning_content", "thinking", "reasoning"] {
+        let message = json!({"role": "assistant", "content": null, name: "because"});
+        assert_eq!(template.render(&[message], true).unwrap(), "because|because|False");
+    }
+    let both = json!({"content": "x", "thinking": "t", "reasoning_content": "c"});
+    assert_eq!(template.render(&[both], true).unwrap(), "c|t|True");
+}
+
+#[test]
 fn a_template_that_refuses_says_so_with_its_line() {
     check(
         "{{ x }}\n{{ raise_exception('System message must come first.') }}",

@@ -1,10 +1,10 @@
 //! The forms a sound checkpoint may take: prefixes, shards, tied or not, dtypes, older configs.
 
-use crate::tiny::{NOTHING, Raw, Tiny, check};
-use cute_checkpoint::{Checkpoint, Dtype, LayerType, memory_plan};
+use crate::tiny::{INDEX, NOTHING, Raw, SHARD_1, SHARD_2, Tiny, check, edit_index};
+use cute_checkpoint::{Checkpoint, Config, Dtype, LayerType, memory_plan};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype as Stored;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn open(tiny: &Tiny) -> (tempfile::TempDir, Checkpoint) {
     let dir = tiny.write();
@@ -69,6 +69,91 @@ fn a_tied_head_equal_to_the_embedding_is_counted_and_skipped() {
     assert_eq!(json!(c.skipped()), json!({"tied_lm_head": 1}));
     assert!(!c.has("lm_head.weight"));
     assert!(c.tensor("lm_head.weight").unwrap_err().to_string().ends_with("no tensor named lm_head.weight"));
+}
+
+#[test]
+fn a_head_that_is_said_to_be_the_embedding_is_compared_by_value_and_its_own_where_it_differs() {
+    let mut tiny = Tiny::default();
+    tiny.set("tie_word_embeddings", json!(true));
+    let embedding = &tiny.tensors["model.embed_tokens.weight"];
+    let values: Vec<f32> = (0..88).map(|i| i as f32 / 8.0).collect();
+    let bf: Vec<u8> = values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+    let f: Vec<u8> = values.iter().flat_map(|&x| x.to_le_bytes()).collect();
+    let as_bf16 = Raw { dtype: Stored::BF16, shape: embedding.shape.clone(), bytes: bf };
+    let as_f32 = Raw { dtype: Stored::F32, shape: embedding.shape.clone(), bytes: f };
+    tiny.tensors.insert("model.embed_tokens.weight".into(), as_bf16);
+    tiny.tensors.insert("lm_head.weight".into(), as_f32);
+    let (_dir, c) = open(&tiny);
+    assert!(c.config.tie_word_embeddings && !c.has("lm_head.weight") && c.findings().is_empty());
+    tiny.tensors.get_mut("lm_head.weight").unwrap().bytes[4 * 7..4 * 8]
+        .copy_from_slice(&0.5f32.to_le_bytes());
+    let (dir, c) = open(&tiny);
+    assert!(!c.config.tie_word_embeddings && c.has("lm_head.weight") && c.skipped().is_empty());
+    let said = c.findings()[0].message.replace(&dir.path().display().to_string(), "DIR");
+    assert_eq!(
+        said,
+        "DIR/model.safetensors: lm_head.weight differs from model.embed_tokens.weight at value 7, 0.5 and 0.875, and config.json says tie_word_embeddings true: it is taken as a matrix of its own"
+    );
+}
+
+#[test]
+fn an_index_that_is_wrong_about_a_skipped_tower_alone_is_said_to_be_and_loads() {
+    let mut tiny = Tiny { second_shard: vec!["model.layers.1", "mtp."], ..Tiny::default() };
+    for name in ["mtp.fc.weight", "mtp.norm.weight", "model.visual.merger.norm.weight"] {
+        tiny.tensors.insert(name.into(), Raw::zeros(Stored::F32, &[3]));
+    }
+    let dir = tiny.write();
+    edit_index(dir.path(), |map| {
+        // listed and nowhere; there and not listed; in a file that is not there; in another file
+        map.insert("mtp.extra.weight".into(), json!(SHARD_2));
+        map.remove("mtp.fc.weight");
+        map.insert("model.visual.pos_embed.weight".into(), json!("model_visual.safetensors"));
+        map["model.visual.merger.norm.weight"] = json!(SHARD_2);
+    });
+    let c = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(json!(c.skipped()), json!({"mtp": 2, "vision": 1}));
+    let said: Vec<String> =
+        c.findings().iter().map(|f| f.message.replace(&dir.path().display().to_string(), "DIR")).collect();
+    assert_eq!(
+        said,
+        [
+            format!(
+                "DIR/{INDEX}: tensor mtp.extra.weight is not in shard {SHARD_2}, nor in any other; it is wrong about 1 more: of mtp, which is skipped"
+            ),
+            format!(
+                "DIR/{INDEX}: tensor model.visual.merger.norm.weight is said to be in {SHARD_2}, it is in {SHARD_1}; it is wrong about 1 more: of vision, which is skipped"
+            ),
+        ]
+    );
+    // A tensor of the model in the same missing file is another matter.
+    edit_index(dir.path(), |map| map["model.norm.weight"] = json!("model_visual.safetensors"));
+    let e = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    let want = "shard model_visual.safetensors is missing: tensor model.norm.weight is said to be in it";
+    assert!(e.ends_with(want), "{e}");
+    assert!(open(&tiny).1.findings().is_empty());
+}
+
+#[test]
+fn of_a_wrapper_the_outer_level_says_whether_the_head_is_tied_and_of_a_text_model_its_own() {
+    let tied = |architecture: &str, outer: Value, inner: Value| {
+        let mut text = Tiny::default().config;
+        let keys = text.as_object_mut().unwrap();
+        keys.remove("architectures");
+        keys.insert("tie_word_embeddings".to_owned(), inner);
+        let wrapper = json!({
+            "architectures": [architecture], "model_type": "qwen3_5", "tie_word_embeddings": outer, "text_config": text,
+        });
+        Config::parse(("config.json", wrapper.to_string().as_bytes()), None).unwrap().tie_word_embeddings
+    };
+    let (yes, no, absent) = (json!(true), json!(false), Value::Null);
+    let wrapper =
+        |outer: &Value, inner: &Value| tied("Qwen3_5ForConditionalGeneration", outer.clone(), inner.clone());
+    // What transformers 5.23 makes of each, but for the last: there the class has an untied head of its own.
+    assert!(wrapper(&yes, &yes) && wrapper(&yes, &no) && wrapper(&yes, &absent));
+    assert!(!wrapper(&no, &yes) && !wrapper(&no, &no) && !wrapper(&no, &absent));
+    assert!(!wrapper(&absent, &no) && !wrapper(&absent, &absent));
+    assert!(wrapper(&absent, &yes));
+    assert!(tied("Qwen3_5ForCausalLM", no.clone(), yes.clone()) && !tied("Qwen3_5ForCausalLM", yes, no));
 }
 
 #[test]
@@ -177,16 +262,7 @@ fn digests_are_those_of_the_files_and_progress_counts_their_bytes() {
     let seen = std::sync::atomic::AtomicU64::new(0);
     let files = c.digest(|n| _ = seen.fetch_add(n, std::sync::atomic::Ordering::Relaxed)).unwrap();
     let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
-    assert_eq!(
-        names,
-        [
-            "config.json",
-            "generation_config.json",
-            crate::tiny::SHARD_1,
-            crate::tiny::SHARD_2,
-            crate::tiny::INDEX
-        ]
-    );
+    assert_eq!(names, ["config.json", "generation_config.json", SHARD_1, SHARD_2, INDEX]);
     for f in &files {
         let bytes = std::fs::read(dir.path().join(&f.name)).unwrap();
         assert_eq!((f.bytes, &f.sha256), (bytes.len() as u64, &cute_records::digest::sha256(&bytes)));
@@ -243,5 +319,5 @@ fn a_scan_finds_every_nan_and_infinity() {
     poison("model.layers.1.self_attn.q_proj.weight", 255, f32::NEG_INFINITY);
     let (_dir, c) = open(&tiny);
     let want = json!({"layers.0.linear_attn.A_log": 1, "layers.1.self_attn.q_proj.weight": 2});
-    assert_eq!(json!(c.scan(|_| ()).unwrap()), want);
+    assert_eq!(json!(c.scan(|_| ()).unwrap().non_finite), want);
 }

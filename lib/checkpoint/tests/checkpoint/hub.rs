@@ -291,3 +291,38 @@ fn the_command_asks_for_the_revision_that_was_asked_for() {
     let e = Checkpoint::open(&cache.snapshot("org/tiny", ONE)).unwrap_err().to_string();
     assert!(e.ends_with(&format!("; `hf download org/tiny --revision {ONE}` completes the snapshot")), "{e}");
 }
+
+#[test]
+fn a_snapshot_is_whole_without_the_files_of_a_skipped_tower() {
+    let cache = Cache::new();
+    cache.add("org/tiny", ONE).point("org/tiny", "main", ONE);
+    crate::tiny::edit_index(&cache.snapshot("org/tiny", ONE), |map| {
+        map.insert("mtp.fc.weight".into(), json!("model_mtp.safetensors"));
+    });
+    assert_eq!(cache.said("org/tiny"), format!("{ONE} of org/tiny"));
+}
+
+#[test]
+fn variables_and_the_home_in_the_path_of_the_cache_are_what_huggingface_hub_makes_of_them() {
+    let cache = Cache::new();
+    cache.add("org/tiny", ONE).point("org/tiny", "main", ONE);
+    let dir = cache.0.path().to_str().unwrap();
+    let (parent, name) = dir.rsplit_once('/').unwrap();
+    let locate = |variable: &str, path: &str| {
+        locate_with(Path::new("org/tiny"), |asked| match asked {
+            "HOME" | "PARENT" => Some(parent.into()),
+            "NAME" => Some(name.into()),
+            asked => (asked == variable).then(|| path.into()),
+        })
+    };
+    for path in ["$PARENT/$NAME", "${PARENT}/${NAME}", "~/$NAME", dir, "$HOME/${NAME}/."] {
+        assert_eq!(locate("HF_HUB_CACHE", path).unwrap().origin.unwrap().revision, ONE, "{path}");
+    }
+    symlink(dir, cache.0.path().join("hub")).unwrap();
+    assert!(locate("HF_HOME", "~/${NAME}").is_ok());
+    // What is not set, or is no name, stays.
+    for path in ["/$NOT_SET/$", "/${NOT_SET}/${", "/~/$é/a$-b"] {
+        let e = locate("HF_HUB_CACHE", path).unwrap_err().to_string();
+        assert!(e.contains(&format!("the cache {path} (HF_HUB_CACHE) is not there")), "{e}");
+    }
+}

@@ -170,6 +170,10 @@ CONVERSATIONS = [
 ]
 
 X = {"b": [1, 2.0, True, None, "é🦀\x07\n\x7f"], "a": {}, "c": [], "q": "it's \"so\"", "f": [1e20, 1e16, 123456789012345.0, 1e-5, 0.1, -0.0]}
+VALUES = ["none", "missing", "x.missing", "1", "0", "1.5", "true", "false", "'a'", "''", "[]", "[1]", "(1,)", "{}", "x", "x.b", "messages[0].content",
+          "namespace(a=1)", "raise_exception", "tools", "x.b | list", "x | tojson", "range(3) | list"]
+TESTS = ["iterable", "sequence", "mapping", "string", "number", "integer", "float", "boolean", "none", "undefined", "defined", "true", "false",
+         "sameas(none)", "eq(1)", "ne(1)", "in([1, 'a', none])"]
 EXPRESSIONS = [
     "{{ x }}", "{{ x | string }}", "{{ x | tojson }}", "{{ x | tojson(indent=2) }}", "{{ x | tojson(true) }}",
     "{{ x | tojson(ensure_ascii=true, sort_keys=true) }}", "{{ x | tojson(separators=(',', ':')) }}",
@@ -207,10 +211,40 @@ EXPRESSIONS = [
     "{{ ['\\u2028', '\\u200b', '\\xad', '\\ue000', 'e\\u0301', '🦀', '\\x1f\\x7f', 'é'] }} {{ {'\\u200b': ('\\ufeff',)} }}", "{{ x | tojson(indent='  ') }} {{ [1, {'a': 2}] | tojson(indent='\\t') }} {{ [1, []] | tojson(indent=0) }}",
     "{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %} {% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
     "x\r\ny {% if true %}\r\n z\r{% endif %}\r\n", "{% set y = 1 %}{% generation %}{% set y = 2 %}{{ y }}{% endgeneration %}{{ y }}", "{{ '{% generation %}' }}{# {% generation %} #}{% raw %}{% generation %}{{ '{% endraw %}", "{% for i in [1, 2] %}{%- generation -%} {{ loop.index }}{{ i }} {%- endgeneration %} {% endfor %}", "{%generation%}x{%endgeneration-%}  y",
+    # what a value is: Python asks what it can do
+] + ["".join("{{ (" + v + ") is " + test + " }} " for v in VALUES) for test in TESTS] + [
+    "{{ missing | length }} {{ missing | list }} {{ missing | count }} {{ missing | first }}|{{ missing | join }}|{{ missing | string }}|", "{{ none | length }}", "{{ 1 | length }}",
+    "{{ missing | int }}", "{{ missing | float }}", "{{ '<\"\\'&>' | e }} {{ x.q | escape }} {{ '<' | e | e }} {{ [x.q, 1.5e20] | e }} {{ '<' | safe | e }}",
+    "{% if tools is iterable and tools | length > 0 %}tools{% endif %}|{% if not tools is defined %}{% set tools = [] %}{% endif %}{{ tools }}",
 ]
 
 
+# Messages that transformers changes before a template sees them.
+CHANGED = [
+    [{"role": "assistant", "content": None, "tool_calls": None, "name": "a", "extra": {"k": None}}],
+    [{"role": "assistant", "content": "x", "reasoning": "r"}],
+    [{"role": "assistant", "content": "x", "thinking": "t"}],
+    [{"role": "assistant", "content": "x", "thinking": "t", "reasoning": "r", "reasoning_content": None}],
+    [{"role": "assistant", "reasoning_content": "c", "content": "x", "thinking": "t", "reasoning": "r"}],
+    [{"role": "assistant", "content": "x", "reasoning": ""}],
+    [{"role": "user", "content": [{"type": "text", "text": None}], "reasoning": ["r"]}],
+]
+
+
+def changed(messages):
+    """What transformers 5.23 makes of messages: `apply_chat_template` and `_alias_reasoning_fields`."""
+    out = []
+    for given in messages:
+        message = {name: value for name, value in given.items() if value is not None}
+        names = [n for n in ("reasoning_content", "thinking", "reasoning") if n in message]
+        if names:
+            message = {"thinking": message[names[0]]} | message | {"reasoning_content": message[names[0]]}
+        out.append(message)
+    return out
+
+
 def render(template, messages, add_generation_prompt, variables):
+    messages = changed(messages)
     compiled = ENV.from_string(template)
     return compiled.render(messages=messages, tools=variables.get("tools"), documents=None,
                            add_generation_prompt=add_generation_prompt, bos_token="<s>", eos_token="</s>",
@@ -223,8 +257,8 @@ def case(template, messages, add_generation_prompt, variables):
         return inputs | {"text": render(template, messages, add_generation_prompt, variables)}
     except jinja2.exceptions.TemplateError as e:
         return inputs | {"error": str(e)}
-    except ValueError:
-        return inputs | {"error": "a ValueError of Python"}
+    except (TypeError, ValueError) as e:
+        return inputs | {"error": f"a {type(e).__name__} of Python"}
 
 
 def conversations(template):
@@ -240,6 +274,8 @@ def main():
     data = {"made_with": f"jinja2 {jinja2.__version__}", "templates": [conversations(s) for s in sources]}
     if len(sys.argv) == 1:
         data["templates"] += [{"template": e, "cases": [case(e, [USER], True, {"x": X})]} for e in EXPRESSIONS]
+        every = "{% for m in messages %}{{ m }} {{ m.content is defined }} {{ m.reasoning_content }}{% endfor %}"
+        data["templates"] += [{"template": every, "cases": [case(every, m, True, {}) for m in CHANGED]}]
     out = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("chat_cases.json")
     Path(out).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 

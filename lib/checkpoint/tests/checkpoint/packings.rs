@@ -174,20 +174,104 @@ fn four_bits_multiply_for_modelopt_and_divide_for_compressed_tensors() {
 }
 
 #[test]
-fn a_module_listed_by_what_holds_it_is_listed() {
-    let codes = vec![0x21; N * K / 2];
+fn whether_weights_are_packed_is_seen_in_the_tensors_whatever_the_status_says() {
+    let scale = ("weight_scale", (Dtype::F32, vec![1], f32s(&[2.0])));
+    for status in ["compressed", "frozen", "initialized"] {
+        let mut config = compressed(json!({"num_bits": 8, "type": "float", "strategy": "tensor"}));
+        config["quantization_status"] = json!(status);
+        let dir = packed(&[codes8(), scale.clone()], config.clone(), None);
+        check(&dir, Format::Fp8Tensor, |n, k| 2.0 * value8(n, k));
+        let plain = ("weight", (Dtype::BF16, vec![N, K], vec![0; 2 * N * K]));
+        let error = Checkpoint::open(packed(&[plain], config, None).path()).unwrap_err().to_string();
+        assert!(error.ends_with("quantisation compressed is announced: no tensor is packed"), "{error}");
+    }
+}
+
+#[test]
+fn a_scan_finds_scales_that_no_quantiser_writes() {
+    // blocks of 40 × 32: three by two; all codes of the first and of the last are zero
+    let zero = |n: usize, k: usize| (n < 40 && k < 32) || (n >= 80 && k >= 32);
+    let codes: Vec<u8> = (0..N * K).map(|i| if zero(i / K, i % K) { 0x80 } else { 0x38 }).collect();
+    let scan = |scales: [f32; 6]| {
+        let parts = [
+            ("weight", (Dtype::F8_E4M3, vec![N, K], codes.clone())),
+            ("weight_scale_inv", (Dtype::F32, vec![3, 2], f32s(&scales))),
+        ];
+        let dir = packed(&parts, hugging_face(json!([40, 32])), None);
+        Checkpoint::open(dir.path()).unwrap().scan(|_| ()).unwrap()
+    };
+    let name = "layers.0.mlp.up_proj.weight_scale_inv";
+    assert_eq!(scan([0.0, 1.0, 2.0, 3.0, 4.0, 0.0]), Default::default());
+    let found = scan([0.0, 0.0, -1.0, f32::NAN, 0.0, -0.0]);
+    assert_eq!(json!([found.scales, found.non_finite]), json!([{name: 3}, {name: 1}]));
+
+    let (mut parts, _) = halves_and_ones();
+    // zero by underflow, minus zero, negative, negative, NaN
+    parts[1].1.2[..5].copy_from_slice(&[0, 0x80, 0x81, 0xb8, 0xff]);
+    let dir = packed(&parts, modelopt("NVFP4"), None);
+    let found = Checkpoint::open(dir.path()).unwrap().scan(|_| ()).unwrap();
+    let name = "layers.0.mlp.up_proj.weight_scale";
+    assert_eq!(json!([found.scales, found.non_finite]), json!([{name: 2}, {name: 1}]));
+}
+
+/// What a value is by its output and input.
+type Formula = fn(usize, usize) -> f32;
+
+/// ModelOpt's NVFP4 of 0.5 and 1, one after the other, and their formula.
+fn halves_and_ones() -> ([(&'static str, Stored); 3], Formula) {
+    // 0x21: low 1 is 0.5, high 2 is 1
     let parts = [
-        ("weight", (Dtype::U8, vec![N, K / 2], codes)),
+        ("weight", (Dtype::U8, vec![N, K / 2], vec![0x21; N * K / 2])),
         ("weight_scale", (Dtype::F8_E4M3, vec![N, K / 16], vec![0x38; N * K / 16])),
         ("weight_scale_2", (Dtype::F32, vec![], f32s(&[1.0]))),
     ];
+    (parts, |_, k| if k.is_multiple_of(2) { 0.5 } else { 1.0 })
+}
+
+#[test]
+fn the_modules_of_mixed_precision_stand_in_either_file_and_those_of_skipped_towers_may_be_anything() {
+    let (parts, value) = halves_and_ones();
+    let layers = json!({
+        MODULE: {"quant_algo": "NVFP4", "group_size": 16},
+        "mtp.layers.0.mlp.experts": {"quant_algo": "FP8_BLOCK_SCALES", "group_size": 128},
+        "model.visual.blocks.0.attn.qkv": {"quant_algo": "MXFP8", "group_size": 32},
+        "model.visual*": {"quant_algo": "MXFP8"},
+    });
+    let with = |layers: &Value| {
+        let mut q = modelopt("MIXED_PRECISION");
+        q["quantized_layers"] = layers.clone();
+        q
+    };
+    let file = |layers: &Value| Some(json!({"quantization": with(layers)}));
+    let nothing = Value::Null;
+    for (config, other) in [
+        (with(&layers), None),
+        (with(&layers), file(&nothing)),
+        (with(&nothing), file(&layers)),
+        (nothing.clone(), file(&layers)),
+    ] {
+        check(&packed(&parts, config, other), Format::Nvfp4, value);
+    }
+    let refused = |config: Value, other: Option<Value>, want: &str| {
+        let error = Checkpoint::open(packed(&parts, config, other).path()).unwrap_err().to_string();
+        assert!(error.ends_with(want), "{error}");
+    };
+    let want = "quantized_layers: expected an algorithm for each packed module";
+    refused(with(&nothing), None, &format!("config.json: no quantization_config.{want}"));
+    refused(nothing.clone(), file(&nothing), &format!("hf_quant_config.json: no quantization.{want}"));
+    refused(with(&nothing), file(&nothing), &format!("config.json: no quantization_config.{want}"));
+    let unread = json!({"model.layers.1.mlp": {"quant_algo": "MXFP8"}});
+    refused(with(&unread), None, "block FP8, ModelOpt and compressed-tensors FP8 and NVFP4");
+}
+
+#[test]
+fn a_module_listed_by_what_holds_it_is_listed() {
+    let (parts, value) = halves_and_ones();
     let config = |module: &str| {
         let mut q = modelopt("MIXED_PRECISION");
         q["quantized_layers"] = json!({module: {"quant_algo": "NVFP4", "group_size": 16}});
         q
     };
-    // 0x21: low 1 is 0.5, high 2 is 1
-    let value = |_, k: usize| if k.is_multiple_of(2) { 0.5 } else { 1.0 };
     for module in [MODULE, "model.layers.0.mlp", "model.language_model.layers.0.mlp.up_proj", "*.mlp.up_proj"]
     {
         check(&packed(&parts, config(module), None), Format::Nvfp4, value);

@@ -107,3 +107,26 @@ fn the_ids_that_end_a_reply_come_from_the_first_file_that_names_any() {
     assert_eq!(ends(None, json!(null), token), [5]);
     assert_eq!(ends(None, json!(null), json!({})), [0; 0]);
 }
+
+#[test]
+fn a_tokenizer_without_a_token_for_each_id_that_ends_a_reply_is_another_models() {
+    let check = |generation: Option<Value>, config: Value| {
+        let mut tiny = Tiny { generation, ..Tiny::default() };
+        tiny.set("eos_token_id", config);
+        let (dir, words) = (tiny.write(), directory(&Value::Null, &json!({"eos_token": "</s>"})));
+        fs::copy(words.path().join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        let config = Checkpoint::open(dir.path()).unwrap().config;
+        let checked = Tokenizer::open(dir.path()).unwrap().unwrap().check(&config);
+        checked.map_err(|e| e.to_string().replace(&dir.path().display().to_string(), "DIR"))
+    };
+    // Ids 0 to 5 have tokens; the embedding has eleven rows, as if it were padded.
+    assert_eq!(check(Some(json!({"eos_token_id": [5, 0]})), json!(9)), Ok(()));
+    let wants = |id: u32, file: &str| {
+        Err(format!(
+            "DIR/tokenizer.json: it has 6 tokens, none of id {id}: {file} says eos_token_id {id}, so it is another model's tokenizer"
+        ))
+    };
+    assert_eq!(check(None, json!(9)), wants(9, "config.json"));
+    // One of several is enough: the model ends its replies in a way that this tokenizer cannot mean.
+    assert_eq!(check(Some(json!({"eos_token_id": [5, 7]})), json!(5)), wants(7, "generation_config.json"));
+}

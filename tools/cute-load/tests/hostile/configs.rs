@@ -263,12 +263,6 @@ pub const CASES: &[Case] = &[
         "DIR/model.safetensors: tensor model.language_model.layers.0.self_attn.q_proj.weight has shape [64, 16]: config.json implies [128, 16]",
     ),
     (
-        "a config that says the head is tied",
-        Single,
-        |d| config(d, "tie_word_embeddings", json!(true)),
-        "DIR/model.safetensors: lm_head.weight differs from model.language_model.embed_tokens.weight at byte 0: config.json says tie_word_embeddings true, so they must be equal",
-    ),
-    (
         "an end of sequence beyond the vocabulary",
         Single,
         |d| config(d, "eos_token_id", json!(50)),
