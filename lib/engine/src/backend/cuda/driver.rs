@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 /// Uploads up to this go as they are: the driver copies them before it returns.
 const DIRECT: usize = 64 << 10;
 /// Marks that are remembered; older ones are overwritten.
-const MARKS: u64 = 4096;
+const MARKS: u64 = 1 << 16;
 /// A CUDA device.
 pub struct Driver {
     device: Device,
