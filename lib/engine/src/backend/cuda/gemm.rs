@@ -133,13 +133,13 @@ impl Cuda {
         epilogue: Epilogue,
         rows: usize,
     ) -> Result<(), Error> {
-        let parts = w.products(epilogue)?.into_iter();
+        let mut parts = w.products(epilogue)?.into_iter();
         if self.gpu().wgmma() {
-            return parts.map(|part| self.wgmma((out, x), (w, part), epilogue, rows)).collect();
+            return parts.try_for_each(|part| self.wgmma((out, x), (w, part), epilogue, rows));
         }
         let swiglu = epilogue == Epilogue::Swiglu;
         let shared = self.gpu().shared_memory();
-        parts.into_iter().try_for_each(|part| {
+        parts.try_for_each(|part| {
             let layout = part.layout;
             let n = if swiglu { 2 * part.n } else { part.n };
             let tile = Tile::choose(rows, (n, layout), swiglu, self.multiprocessors, shared);
