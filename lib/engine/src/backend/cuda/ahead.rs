@@ -132,8 +132,7 @@ pub fn units(c: &Config, l: &Layouts, chip: Chip) -> Vec<Unit> {
         for (layout, n, k, epilogue) in mixers.into_iter().chain(mlp) {
             if chip.wgmma {
                 all.push(wgmma::to_bf16(layout, k));
-                let slabs = [16, 32, 64, 128, 512].map(|m| Slab::choose(m, n, H200.0));
-                all.extend(slabs.map(|slab| slab.unit(layout, k, epilogue)));
+                all.extend(Slab::all().map(|slab| slab.unit(layout, k, epilogue)));
                 continue;
             }
             all.push(gemm::to_bf16(layout, k));

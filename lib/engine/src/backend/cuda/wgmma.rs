@@ -35,6 +35,10 @@ const WIDE: [Slab; 3] = [slab(256, 128, 256), slab(176, 128, 193), slab(128, 128
 const LOW: [Slab; 3] = [slab(16, 64, 0), slab(32, 64, 0), slab(64, 64, 0)];
 
 impl Slab {
+    /// All there are.
+    pub fn all() -> impl Iterator<Item = Slab> {
+        LOW.into_iter().chain(WIDE)
+    }
     /// The tiles for a product of `m` rows and `n` columns (2 I for SwiGLU).
     pub fn choose(m: usize, n: usize, multiprocessors: u32) -> Slab {
         // the last round of blocks should be a full one
@@ -107,5 +111,32 @@ impl Cuda {
         let grid = [rows.div_ceil(slab.rows) * part.n.div_ceil(columns), 1, 1];
         let unit = (slab.unit(layout, w.k, epilogue), "gemm_sm90");
         self.launch(unit, grid, slab.threads(), slab.smem(layout), &args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_rows_get_many_blocks_and_many_rows_full_rounds_of_them() {
+        let chosen = |m, n| {
+            let slab = Slab::choose(m, n, 132);
+            (slab.rows, slab.outputs)
+        };
+        assert_eq!([1, 16, 17, 64].map(|m| chosen(m, 5120)), [(16, 64), (16, 64), (32, 64), (64, 64)]);
+        // 80 blocks of 256 rows would leave 52 multiprocessors idle; 120 of 176 fill a round, and 544 of 256 four and a bit
+        assert_eq!([(512, 5120), (512, 34816), (8192, 5120)].map(|(m, n)| chosen(m, n).0), [176, 256, 256]);
+    }
+
+    #[test]
+    fn every_block_has_rings_and_no_more_shared_memory_than_there_is() {
+        for slab in Slab::all() {
+            for layout in [Layout::Bf16 { pieces: 1 }, Layout::Fp8, Layout::Nvfp4] {
+                let [(stages, _), (blocks, _)] = slab.rings(layout);
+                assert!(stages > 2 && blocks > 2, "{slab:?} {layout:?}: {stages} stages, {blocks} blocks");
+                assert!(slab.smem(layout) as usize <= SHARED, "{slab:?} {layout:?}");
+            }
+        }
     }
 }
