@@ -317,9 +317,12 @@ fn a_prompt_is_multiplied_on_the_tensor_cores_with_the_weights_the_cpu_has() {
             for _ in 0..if on_a_device() { 20 } else { 0 } {
                 assert_eq!(case.in_a_prompt(&cuda, 0, rows), all, "{rows} rows, {:?}", case.stack);
             }
-            for ((name, two), (_, together)) in case.in_a_prompt(&cuda, part, 2).iter().zip(&all) {
-                let width = two.len() / 2;
-                assert_eq!(two[..], together[part * width..][..2 * width], "{name}, {:?}", case.stack);
+            for few in [1, 2] {
+                for ((name, alone), (_, together)) in case.in_a_prompt(&cuda, part, few).iter().zip(&all) {
+                    let width = alone.len() / few;
+                    let same = alone[..] == together[part * width..][..few * width];
+                    assert!(same, "{name}, {few} rows alone, {:?}", case.stack);
+                }
             }
             if rows == ROWS {
                 // x has fewer bits there: else these were the kernels of decoding
