@@ -38,6 +38,15 @@ fn two_thousand_exclamation_marks_are_caught() {
 }
 
 #[test]
+fn a_line_end_behind_a_run_does_not_hide_it() {
+    for behind in ["\n", "  ", "\n\n \n"] {
+        let text = format!("7{}{behind}", "!".repeat(120));
+        assert!(reply(&text, Some(FinishReason::Length)).degenerate(), "{behind:?}");
+        assert!(!reply(&format!("So the answer is 7!{behind}"), Some(FinishReason::Stop)).degenerate());
+    }
+}
+
+#[test]
 fn a_short_run_at_the_token_limit_is_caught() {
     assert_eq!(reply("Then she pays 3!!!!!!!!", LENGTH).label, Label::SingleTokenRun);
     assert_eq!(reply("Then she pays 3!!!!!!!!", STOP).label, Label::Healthy);

@@ -279,6 +279,51 @@ fn failed_requests_and_log_errors_are_counted() {
 }
 
 #[test]
+fn what_a_result_file_says_is_no_line_of_a_log() {
+    let mut case = soak(&[48], 50);
+    let figures = |pack: &str, event: &str| {
+        let (event, pack) = (event.to_owned(), pack.to_owned());
+        Record::Event(Event { event, pack, fields: Default::default(), source: Default::default() })
+    };
+    case.add(&figures("results", "evaluation"));
+    case.finish();
+    for asked in ["log_errors=0", "server_alive=1", "event.cuda_error=0"] {
+        let reason = check(&case, asked, Outcome::Inconclusive);
+        assert!(reason.contains("no recognised line of a server log"), "{reason}");
+    }
+    check(&case, "event.evaluation=1", Outcome::Pass);
+}
+
+#[test]
+fn memory_that_ran_out_assertions_and_checks_that_failed_are_errors_of_a_log() {
+    for event in ["out_of_memory", "assertion", "process_fatal"] {
+        let mut case = soak(&[48], 50);
+        log(&mut case, event);
+        case.finish();
+        check(&case, "log_errors=0", Outcome::Fail);
+    }
+}
+
+#[test]
+fn a_reply_without_a_grade_is_neither_right_nor_wrong() {
+    let without = |which: fn(u64) -> bool| {
+        let mut case = Case::default();
+        for i in 0..50 {
+            let graded = reply(0, i, true);
+            let correct = graded.correct.filter(|_| !which(i));
+            case.add(&Completion { correct, ..graded }.into());
+        }
+        case.finish();
+        case
+    };
+    for asked in ["accuracy>=0.9", "correct>=45/50", "accuracy<=0.5"] {
+        check(&without(|_| true), asked, Outcome::Inconclusive);
+    }
+    let reason = check(&without(|i| i < 7), "correct>=45/50", Outcome::Inconclusive);
+    assert!(reason.contains("7 of 50 replies have an expected answer and no grade"), "{reason}");
+}
+
+#[test]
 fn two_models_in_one_stream_are_noticed() {
     let run = |digest: &str| {
         Record::Run(Run {

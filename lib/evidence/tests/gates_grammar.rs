@@ -29,6 +29,11 @@ fn malformed_gates_are_refused_at_their_column() {
         ("label.grumpy=0", 7, "no label"),
         ("finding.=0", 9, "name of a check"),
         ("finding.fingerprint_difers=0", 9, "no check \"fingerprint_difers\""),
+        (
+            "event.cuda_eror=0",
+            7,
+            "no log pattern \"cuda_eror\": docs/PATTERNS.md lists them, among them cuda_error",
+        ),
         ("findings<0", 9, "could not pass"),
         ("accuracy>100%", 9, "could not pass"),
         ("correct>50/50", 8, "could not pass"),

@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Metrics that say right or wrong, the first one present counts.
-const METRICS: &[&str] = &["exact_match", "acc", "acc_norm", "em", "pass@1"];
+const METRICS: &[&str] =
+    &["exact_match", "acc", "acc_norm", "em", "pass@1", "pass_at_1", "prompt_level_strict_acc"];
 
 /// Reads samples from lines or from one array. With several filters the first one's rows are taken, so that no
 /// document counts twice.
@@ -69,7 +70,11 @@ fn completion(row: &Row, place: &str) -> Result<Completion, String> {
     let gold = target.as_deref().map(|t| t.rsplit("####").next().unwrap_or(t).trim().to_owned());
     let correct = METRICS.iter().find_map(|m| row.get(m)).map(|v| match v {
         Value::Bool(b) => Ok(*b),
-        v => v.as_f64().map(|x| x >= 0.5).ok_or_else(|| format!("metric {}: expected 0 or 1", short(v))),
+        v => match v.as_f64() {
+            Some(0.0) => Ok(false),
+            Some(1.0) => Ok(true),
+            _ => Err(format!("metric {}: expected 0 or 1", short(v))),
+        },
     });
     Ok(Completion {
         id: format!("doc{index}"),

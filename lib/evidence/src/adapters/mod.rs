@@ -26,6 +26,12 @@ pub(crate) use walk::leg_name;
 use cute_records::{Completion, Finding, Record};
 use std::path::{Path, PathBuf};
 
+/// Pack of the events that result files become.
+pub(crate) const PACK: &str = "results";
+/// Names of these events.
+pub(crate) const FIGURES: [&str; 7] =
+    ["arm", "coherence", "environment", "evaluation", "manifest", "metrics", "recorded_verdict"];
+
 /// What one file or directory holds.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {

@@ -163,8 +163,9 @@ pub(crate) fn read_figures(source: &Source, name: &str, notes: &mut Notes) -> Ve
 
 /// An event of what a result file states.
 pub(crate) fn figures(source: &Source, name: &str, fields: BTreeMap<String, serde_json::Value>) -> Record {
+    debug_assert!(super::FIGURES.contains(&name), "{name}");
     let at = cute_records::Source { file: source.name.clone(), line: 1, ..Default::default() };
-    Record::Event(Event { event: name.to_owned(), pack: "results".to_owned(), fields, source: at })
+    Record::Event(Event { event: name.to_owned(), pack: super::PACK.to_owned(), fields, source: at })
 }
 
 /// Reads a latency table: one timing a request, with its percentiles as figures.

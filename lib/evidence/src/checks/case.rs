@@ -15,6 +15,11 @@ use cute_records::{
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+/// Whether a reply came, by its text, the end of it, or its length.
+pub(crate) fn has_output(c: &Completion) -> bool {
+    c.text.is_some() || c.text_tail.is_some() || c.completion_tokens.is_some()
+}
+
 /// One boot of one server.
 #[derive(Clone, Debug, Default)]
 pub struct Leg {
@@ -144,7 +149,8 @@ impl Case {
             Some(line) => line.file.clone(),
             None => e.source.file.as_str().into(),
         };
-        leg.log_lines += 1;
+        // what a result file says is no line of a log
+        leg.log_lines += u64::from(e.pack != crate::adapters::PACK);
         *leg.log_events.entry(e.event.clone()).or_default() += 1;
         leg.log.extend(LogLine::of(e, &file));
     }
@@ -343,7 +349,8 @@ impl Leg {
         let mut by_run: BTreeMap<u64, RunScore> = BTreeMap::new();
         for (c, l) in self.replies() {
             let s = by_run.entry(c.run).or_insert_with(|| RunScore { run: c.run, ..RunScore::default() });
-            let asked = c.gold.is_some() && l.label != detect::Label::Cancelled;
+            // a reply that has no grade is neither right nor wrong; a request without a reply is wrong
+            let asked = c.gold.is_some() && l.label != detect::Label::Cancelled && !has_output(c);
             s.n += u64::from(c.correct.is_some() || asked);
             s.correct += u64::from(c.correct == Some(true));
             s.errors += u64::from(l.label == detect::Label::ClientError);

@@ -33,8 +33,19 @@ pub enum What {
 }
 
 /// Words in the name of a pattern that a sound server's log never matches.
-const TROUBLE: [&str; 9] =
-    ["error", "fallback_", "fatal", "traceback", "died", "diverged", "failed", "corrupt", "exception"];
+const TROUBLE: [&str; 11] = [
+    "error",
+    "fallback_",
+    "fatal",
+    "traceback",
+    "died",
+    "diverged",
+    "failed",
+    "corrupt",
+    "exception",
+    "out_of_memory",
+    "assertion",
+];
 /// Patterns that hold such a word and are no trouble: settings, not events.
 const SETTINGS: [&str; 1] = ["fallback_raise"];
 
@@ -51,6 +62,7 @@ impl LogLine {
             "http_request" => return None,
             name if SETTINGS.contains(&name) => return None,
             name if TROUBLE.iter().any(|w| name.contains(w)) => What::Trouble(name.to_owned()),
+            name if text(e, "result") == "FAIL" => What::Trouble(name.to_owned()),
             _ => return None,
         };
         let at = e.source.timestamp.as_deref().and_then(seconds);
@@ -68,9 +80,13 @@ impl LogLine {
 
 /// True for a request that made the server generate, and that it answered.
 fn generates(e: &Event) -> bool {
-    let text = |key: &str| e.fields.get(key).and_then(serde_json::Value::as_str).unwrap_or("");
     let status = e.fields.get("status").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    text("method") == "POST" && text("path").contains("completions") && (200..300).contains(&status)
+    text(e, "method") == "POST" && text(e, "path").contains("completions") && (200..300).contains(&status)
+}
+
+/// A field that is a text.
+fn text<'e>(e: &'e Event, key: &str) -> &'e str {
+    e.fields.get(key).and_then(serde_json::Value::as_str).unwrap_or("")
 }
 
 /// Seconds of a log's `MM-DD hh:mm:ss` or `YYYY-MM-DDThh:mm:ss`, on an axis of its own: months count as 31 days.

@@ -80,7 +80,9 @@ const TOKENS: [usize; 3] = [8, 16, 32];
 
 /// Looks for a run in the token ids, if they are known, else in the text.
 pub fn find(text: Option<&str>, tail: bool, ids: Option<&[u32]>, limited: Option<bool>) -> Option<SingleRun> {
-    if let Some(run) = text.and_then(|t| in_text(t, tail, limited)) {
+    // a line's end or blanks behind a run do not hide it; a run of blanks is one too
+    let seen = |t: &str| in_text(t, tail, limited).or_else(|| in_text(t.trim_end(), tail, limited));
+    if let Some(run) = text.and_then(seen) {
         // Ids give the exact position; the text has already said that the run is no ornament.
         return ids
             .and_then(|ids| in_ids(ids, 4))

@@ -2,6 +2,7 @@
 
 use super::figures;
 use super::{Ask, Settings, Subject, Threshold, runs, server};
+use crate::checks::case::has_output;
 use crate::checks::{Case, is_gap};
 use crate::detect::Label;
 use crate::stats::power::percent;
@@ -106,6 +107,9 @@ fn correct(ask: &Ask, case: &Case, settings: &Settings) -> (Outcome, String) {
             format!("{} of {} runs fail: {}{scaled}", bad.len(), scores.len(), bad.join(", ")),
         );
     }
+    if let Some(ungraded) = ungraded(case) {
+        return (Outcome::Inconclusive, ungraded);
+    }
     if let Some(asked) = settings.runs.filter(|asked| *asked != scores.len() as u64) {
         return (
             Outcome::Inconclusive,
@@ -139,8 +143,11 @@ fn label_count(label: Label, case: &Case) -> Reading {
     Count { value, of, story: format!("{value} of {of} replies: {}", label.meaning()) }
 }
 
-fn has_output(c: &cute_records::Completion) -> bool {
-    c.text.is_some() || c.text_tail.is_some() || c.completion_tokens.is_some()
+/// Replies whose right answer is known, and not whether it was given.
+fn ungraded(case: &Case) -> Option<String> {
+    let replies = || figures::replies(case);
+    let n = replies().filter(|(c, _)| c.gold.is_some() && c.correct.is_none() && has_output(c)).count();
+    (n > 0).then(|| format!("{n} of {} replies have an expected answer and no grade", replies().count()))
 }
 
 fn read(metric: &str, case: &Case, settings: &Settings) -> Reading {
@@ -151,7 +158,10 @@ fn read(metric: &str, case: &Case, settings: &Settings) -> Reading {
             let scores: Vec<RunScore> = case.legs.iter().flat_map(|l| l.scores()).collect();
             let (k, n) = scores.iter().fold((0, 0), |(k, n), s| (k + s.correct, n + s.n));
             if n == 0 {
-                return Missing("no graded completion".to_owned());
+                return Missing(ungraded(case).unwrap_or_else(|| "no graded completion".to_owned()));
+            }
+            if let Some(ungraded) = ungraded(case) {
+                return Missing(ungraded);
             }
             Count { value: k, of: n, story: format!("{k} of {n} right ({})", percent(k as f64 / n as f64)) }
         }

@@ -9,8 +9,10 @@
 
 use super::metric::{METRICS, Unit};
 use super::{Ask, Subject};
+use crate::adapters::FIGURES;
 use crate::checks::catalogue;
 use crate::detect::Label;
+use crate::logs::packs;
 use std::cmp::Ordering;
 
 /// A comparison.
@@ -222,7 +224,8 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
                 .fail(start + word.len(), "expected the name of a check, e.g. finding.fingerprint_differs");
         }
         if !catalogue::names().any(|n| n == check) {
-            let message = format!("no check {check:?}: docs/GATES.md lists them{}", nearest(check));
+            let message =
+                format!("no check {check:?}: docs/GATES.md lists them{}", nearest(check, catalogue::names()));
             return c.fail(start + 8, message);
         }
         return Ok(Subject::Finding(check.to_owned()));
@@ -230,6 +233,12 @@ fn subject(c: &Cursor<'_>, start: usize, word: &str) -> Result<Subject, GateErro
     if let Some(event) = word.strip_prefix("event.") {
         if event.is_empty() {
             return c.fail(start + word.len(), "expected the name of a log pattern, e.g. event.first_fire");
+        }
+        let known = || packs().iter().flat_map(|p| p.patterns).map(|p| p.name).chain(FIGURES);
+        if !known().any(|name| name == event) {
+            let message =
+                format!("no log pattern {event:?}: docs/PATTERNS.md lists them{}", nearest(event, known()));
+            return c.fail(start + 6, message);
         }
         return Ok(Subject::Event(event.to_owned()));
     }
@@ -291,9 +300,9 @@ fn shares(subject: &Subject) -> bool {
 }
 
 /// The names that share a word with what was typed.
-fn nearest(check: &str) -> String {
-    let shares = |n: &&str| n.split('_').any(|w| w.len() > 3 && check.contains(w));
-    let mut close: Vec<&str> = catalogue::names().filter(shares).collect();
+fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
+    let shares = |n: &&str| n.split('_').any(|w| w.len() > 3 && word.contains(w));
+    let mut close: Vec<&str> = names.filter(shares).collect();
     close.sort_unstable();
     close.dedup();
     if close.is_empty() { String::new() } else { format!(", among them {}", close.join(", ")) }

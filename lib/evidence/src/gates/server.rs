@@ -2,6 +2,7 @@
 
 use super::eval::Reading::{self, Count, Missing, Number};
 use super::figures::{self, quantile};
+use crate::adapters::FIGURES;
 use crate::checks::{Case, LogLine, What};
 use crate::detect::Label;
 
@@ -98,7 +99,10 @@ pub(super) fn pool_left(case: &Case) -> Reading {
 }
 
 pub(super) fn event(name: &str, case: &Case) -> Reading {
-    let of = figures::log_lines(case);
+    let of = match FIGURES.contains(&name) {
+        true => case.legs.iter().flat_map(|l| l.log_events.values()).sum(),
+        false => figures::log_lines(case),
+    };
     if of == 0 {
         return Missing("no recognised line of a server log".to_owned());
     }

@@ -179,7 +179,7 @@ impl Leg {
                 }
             }
         };
-        self.has_log |= e.pack != "results";
+        self.has_log |= e.pack != crate::adapters::PACK;
         match e.event.as_str() {
             "environment" => {
                 for (name, value) in &e.fields {

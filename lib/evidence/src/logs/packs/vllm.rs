@@ -173,6 +173,8 @@ const PATTERNS: &[Pattern] = &[
     event("engine_fatal", "EngineCore encountered a fatal error", "the engine stopped on an error"),
     event("engine_fatal", "EngineCore encountered an issue", "the engine stopped on an error"),
     event("engine_fatal", "AsyncLLM output_handler failed", "the engine stopped on an error"),
+    event("process_fatal", "Segmentation fault", "a process was ended by the system"),
+    event("process_fatal", "Fatal Python error: {message:msg}", "the interpreter of a process gave up"),
     event("traceback", "Traceback (most recent call last)", "a Python traceback opens here"),
     event("out_of_memory", "CUDA out of memory", "device memory exhausted"),
     event("cuda_error", "CUDA error: {message:msg}", "the device refused"),
