@@ -343,6 +343,19 @@ fn lm_eval_samples_count_each_document_once() {
 }
 
 #[test]
+fn grades_of_lm_eval_are_one_or_nought_under_any_of_their_names() {
+    let row = |metric: &str, value: Value| json!({"doc_id": 0, "target": "1", "resps": [["x"]], metric: value}).to_string();
+    for metric in ["exact_match", "pass_at_1", "prompt_level_strict_acc"] {
+        for (value, correct) in [(json!(1.0), true), (json!(0), false), (json!(true), true)] {
+            let e = read("samples_task.jsonl", row(metric, value));
+            assert_eq!(e.completions[0].correct, Some(correct), "{metric}");
+        }
+        finds(&read("samples_task.jsonl", row(metric, json!(0.5))), "bad_row", "metric 0.5: expected 0 or 1");
+    }
+    assert_eq!(read("samples_task.jsonl", row("word_perplexity", json!(7.1))).completions[0].correct, None);
+}
+
+#[test]
 fn environment_files_keep_what_is_set_and_name_what_is_no_knob() {
     let e = read("c2_diag_ENV.txt", "CUTE_WO_SPLIT=8\nCUTE_C2_DIAG=\nexport A='x y'\nCUTE_WO_SPLIT=4\n");
     let Record::Event(event) = &e.records[0] else { panic!() };
