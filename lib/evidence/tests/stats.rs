@@ -208,3 +208,10 @@ fn no_percentage_says_all_of_less_or_none_of_more() {
     assert_eq!(interval((0.9779, 0.9998987)), "97.8 – 99.99 %");
     assert_eq!(interval((0.0, 1.0)), "0.0 – 100.0 %");
 }
+
+#[test]
+fn two_shares_are_compared_exactly() {
+    let p = cute_evidence::stats::binomial::hypergeometric_cdf(6, 20, 12, 30);
+    assert!((p - 0.118271633414).abs() < 1e-9, "{p}");
+    assert!((cute_evidence::stats::binomial::hypergeometric_cdf(12, 20, 12, 30) - 1.0).abs() < 1e-12);
+}

@@ -90,7 +90,7 @@ fn notes(leg: &Leg, j: &Judgment) -> Vec<String> {
     if let Some(s) = stretch {
         let recovery = match s.recovery {
             Some(r) => format!("recovery at ordinal {r}{}", place(leg, r)),
-            None => "no recovery".to_owned(),
+            None => "not recovered by the end".to_owned(),
         };
         out.push(format!("Onset at ordinal {}{}, {recovery} (by {}).", s.onset, place(leg, s.onset), s.by));
         if !s.further.is_empty() {
