@@ -344,7 +344,9 @@ fn lm_eval_samples_count_each_document_once() {
 
 #[test]
 fn grades_of_lm_eval_are_one_or_nought_under_any_of_their_names() {
-    let row = |metric: &str, value: Value| json!({"doc_id": 0, "target": "1", "resps": [["x"]], metric: value}).to_string();
+    let row = |metric: &str, value: Value| {
+        json!({"doc_id": 0, "target": "1", "resps": [["x"]], metric: value}).to_string()
+    };
     for metric in ["exact_match", "pass_at_1", "prompt_level_strict_acc"] {
         for (value, correct) in [(json!(1.0), true), (json!(0), false), (json!(true), true)] {
             let e = read("samples_task.jsonl", row(metric, value));

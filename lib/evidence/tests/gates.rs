@@ -371,3 +371,55 @@ fn the_manual_holds_the_tables_that_the_program_uses() {
     }
     assert!(manual == fresh, "docs/GATES.md is out of date: run this test once with CUTE_BLESS=1");
 }
+
+/// A soak of five runs of fifty questions, wrong where it says so.
+fn answered(wrong: impl Fn(u64) -> bool) -> Case {
+    let mut case = Case::default();
+    for i in 0..250u64 {
+        case.add(&reply(i / 50, i % 50, !wrong(i)).into());
+    }
+    case.finish();
+    case
+}
+
+fn stretch(case: &Case) -> (Option<u64>, Option<u64>) {
+    let v = judge(case, &Settings::default()).verdict;
+    (v.onset_ordinal, v.recovery_ordinal)
+}
+
+#[test]
+fn hits_behind_the_last_miss_are_no_recovery() {
+    // One in three is wrong to the end: the likeliest stretch ends at the last of them, request 248.
+    assert_eq!(stretch(&answered(|i| i >= 150 && (i - 150) % 50 % 3 == 0)), (Some(150), None));
+    // Behind a stretch in which every second answer is right three right ones prove nothing, thirty do.
+    assert_eq!(stretch(&answered(|i| (150..247).contains(&i) && i % 2 == 0)), (Some(150), None));
+    assert_eq!(stretch(&answered(|i| (150..220).contains(&i) && i % 2 == 0)), (Some(150), Some(219)));
+}
+
+#[test]
+fn a_pause_before_misses_gather_again_is_no_recovery() {
+    let twice = |i| (150..156).contains(&i) || (200..205).contains(&i);
+    assert_eq!(stretch(&answered(twice)), (Some(150), None));
+    assert_eq!(stretch(&answered(|i| (150..156).contains(&i) || i == 220)), (Some(150), Some(156)));
+}
+
+#[test]
+fn of_thirty_soaks_that_stay_bad_hardly_one_is_said_to_have_recovered() {
+    let (mut onsets, mut recoveries) = (0, 0);
+    for seed in 1..=30u64 {
+        let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let wrong: Vec<bool> = (0..250)
+            .map(|i| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                let chance = (x >> 11) as f64 / (1u64 << 53) as f64;
+                chance < if i < 150 { 0.04 } else { 0.3 }
+            })
+            .collect();
+        let (onset, recovery) = stretch(&answered(|i| wrong[i as usize]));
+        onsets += u32::from(onset.is_some());
+        recoveries += u32::from(recovery.is_some());
+    }
+    assert!(onsets >= 25 && recoveries <= 1, "{recoveries} of {onsets}");
+}

@@ -161,6 +161,33 @@ fn a_map_of_many_or_far_questions_stays_within_its_picture() {
     }
 }
 
+#[test]
+fn a_question_that_every_run_answered_is_not_among_the_missed_ones() {
+    // Collapsed all through run 4; of its outputs that of question 1 is graded correct.
+    let mut case = Case::default();
+    for i in 0..250u64 {
+        let bad = i / 50 == 3;
+        case.add(
+            &Completion {
+                run: i / 50,
+                index: i % 50,
+                ordinal: i,
+                text: Some(if bad { format!("1{}", "!".repeat(99)) } else { "It is 7.".into() }),
+                gold: Some("7".into()),
+                extracted: Some("7".into()),
+                correct: Some(!bad || i % 50 == 1),
+                ..Completion::default()
+            }
+            .into(),
+        );
+    }
+    case.finish();
+    let leg = case.with_completions().next().unwrap();
+    let folded = tables::misses(leg, tables::Rows::Folded).unwrap();
+    assert_eq!(folded.notes, ["49 questions were missed by collapsed outputs only: Q0, 2-49."]);
+    assert_eq!(tables::misses(leg, tables::Rows::All).unwrap().rows.len(), 49);
+}
+
 fn browser() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
     let path = std::env::var_os("PATH")?;

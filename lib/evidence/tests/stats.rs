@@ -175,8 +175,8 @@ fn the_power_of_a_gate_is_stated_exactly() {
     assert!((gate.fails(0.90) - (1.0 - 0.616123f64.powi(5))).abs() < 1e-5);
     assert_eq!(
         gate.sentence(0.96, 0.90),
-        "45 of 50 asked once sees a drop from 96 % to 90 % in only 38 % of runs (in 91 % when all of 5 runs must \
-         pass), and fails a sound system in 1.4 %"
+        "45 of 50 asked once sees a drop from 96 % to 90 % in only 38 % of runs and fails a sound system in 1.4 %; \
+         when all of 5 runs must pass, it sees the drop in 91 % and fails a sound system in 7.0 %"
     );
     // 0.9 of 49 questions is 44.1: at least 45 of them.
     assert_eq!(power::Power::of_ratio(45, 50, 49, 1).k, 45);
@@ -195,4 +195,23 @@ fn p_values_are_decimals_until_they_are_tiny() {
     let p_value = cute_evidence::stats::power::p_value;
     assert_eq!([p_value(1.0), p_value(0.0312), p_value(0.001)], ["1.000", "0.031", "0.001"]);
     assert_eq!(p_value(1.24e-9), "1.2e-9");
+}
+
+#[test]
+fn no_percentage_says_all_of_less_or_none_of_more() {
+    let percent = cute_evidence::stats::power::percent;
+    let of = |k: f64, n: f64| percent(k / n);
+    assert_eq!([of(249.0, 250.0), of(250.0, 250.0), of(0.0, 250.0)], ["99.6 %", "100 %", "0 %"]);
+    assert_eq!([of(9_999.0, 10_000.0), of(1.0, 250.0), of(48.0, 50.0)], ["99.99 %", "0.4 %", "96 %"]);
+    assert_eq!([percent(1.0 - 1e-13), percent(1e-13)], ["99.9999 %", "1.0e-11 %"]);
+    let interval = cute_evidence::stats::power::interval;
+    assert_eq!(interval((0.9779, 0.9998987)), "97.8 – 99.99 %");
+    assert_eq!(interval((0.0, 1.0)), "0.0 – 100.0 %");
+}
+
+#[test]
+fn two_shares_are_compared_exactly() {
+    let p = cute_evidence::stats::binomial::hypergeometric_cdf(6, 20, 12, 30);
+    assert!((p - 0.118271633414).abs() < 1e-9, "{p}");
+    assert!((cute_evidence::stats::binomial::hypergeometric_cdf(12, 20, 12, 30) - 1.0).abs() < 1e-12);
 }

@@ -6,6 +6,7 @@
 
 use crate::pool::exposure::{Exposure, Width};
 use crate::pool::{Demand, Geometry, Holding};
+use crate::stats::power::percent;
 use cute_records::Completion;
 
 /// What a hypothesis says of one request.
@@ -190,11 +191,10 @@ pub fn of_order(rows: &[&Completion], targets: &[Target]) -> Vec<Score> {
     }
     let bad = targets.iter().flatten().filter(|b| **b).count();
     let good = targets.iter().flatten().count() - bad;
-    let rate = 100.0 * bad as f64 / (bad + good).max(1) as f64;
+    let rate = percent(bad as f64 / (bad + good).max(1) as f64);
     let call = if bad > good { Call::Bad } else { Call::Good };
-    let says = format!(
-        "each request is bad by itself, with a chance of {rate:.1} %: the likelier outcome is called"
-    );
+    let says =
+        format!("each request is bad by itself, with a chance of {rate}: the likelier outcome is called");
     out.push(Score::new("independent", says, 1, vec![call; rows.len()], targets));
     out.push(Score::new("nothing", "no request is ever bad", 0, vec![Call::Good; rows.len()], targets));
     out

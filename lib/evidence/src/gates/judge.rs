@@ -49,9 +49,9 @@ pub struct Judgment {
 pub struct Stretch {
     /// first bad ordinal
     pub onset: u64,
-    /// last bad ordinal before recovery; none when it lasts to the end
+    /// last bad ordinal before recovery; none without recovery
     pub last: Option<u64>,
-    /// first good ordinal after it; none when it lasts to the end
+    /// first good ordinal after it; none when nothing shows a recovery by the end
     pub recovery: Option<u64>,
     /// further bad stretches, as (first, last) ordinals
     pub further: Vec<(u64, u64)>,
@@ -258,7 +258,11 @@ fn by_accuracy(chart: Option<&Sequential>) -> Option<Stretch> {
     if chart.alarm.is_none() && segment.log_likelihood_ratio < sure {
         return None;
     }
-    let recovery = chart.ordinals.get(segment.end).copied();
+    // Hits at the end, or a pause before misses gather again, are no recovery.
+    let behind = chart.misses[segment.end..].iter().copied();
+    let recovered =
+        changepoint::told_from_rest(&chart.misses, &segment) && chart.chart.run(behind).alarm.is_none();
+    let recovery = chart.ordinals.get(segment.end).copied().filter(|_| recovered);
     Some(Stretch {
         onset: chart.ordinals[segment.start],
         last: recovery.map(|_| chart.ordinals[segment.end - 1]),
@@ -325,7 +329,7 @@ fn details(
                 entry.insert(
                     "change_point".into(),
                     json!({
-                        "first_ordinal": s.ordinals[c.start], "recovery_ordinal": s.ordinals.get(c.end),
+                        "first_ordinal": s.ordinals[c.start], "last_ordinal": s.ordinals[c.end - 1],
                         "miss_rate_inside": c.inside, "miss_rate_outside": c.outside,
                         "log_likelihood_ratio": c.log_likelihood_ratio,
                     }),

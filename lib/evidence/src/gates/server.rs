@@ -5,6 +5,7 @@ use super::figures::{self, quantile};
 use crate::adapters::FIGURES;
 use crate::checks::{Case, LogLine, What};
 use crate::detect::Label;
+use crate::stats::power::percent;
 
 pub(super) fn read_server(metric: &str, case: &Case) -> Reading {
     match metric {
@@ -91,9 +92,10 @@ pub(super) fn pool_left(case: &Case) -> Reading {
         })
     };
     match case.legs.iter().filter_map(after).reduce(f64::max) {
-        Some(value) => {
-            Number { value, story: format!("{value:.1} % of the pool in use with nothing running") }
-        }
+        Some(value) => Number {
+            value,
+            story: format!("{} of the pool in use with nothing running", percent(value / 100.0)),
+        },
         None => Missing("no statistics line with nothing running after the last request".to_owned()),
     }
 }

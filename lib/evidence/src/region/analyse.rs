@@ -2,6 +2,7 @@
 
 use super::layout::{Class, Layout, REGIONS, timing, timing_name};
 use super::npy::Buffer;
+use crate::stats::power::percent;
 use cute_records::{Finding, Record, Severity};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -303,9 +304,9 @@ impl Report {
         }
         if let Some((lo, hi)) = self.coverage.filter(|(lo, _)| *lo < COVERAGE) {
             let message = format!(
-                "a block's own regions account for {:.0} % to {:.0} % of the span: the rest was not timed",
-                lo * 100.0,
-                hi * 100.0
+                "a block's own regions account for {} to {} of the span: the rest was not timed",
+                percent(lo),
+                percent(hi)
             );
             self.find("region_coverage", Severity::Warning, message);
         }

@@ -3,7 +3,7 @@
 use super::Table;
 use crate::checks::{Leg, ranges};
 use crate::gates::{Judgment, figures, judge};
-use crate::stats::power::{p_value, percent};
+use crate::stats::power::{interval, p_value, percent};
 use cute_records::RunScore;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,16 +68,14 @@ fn shown(scores: &[RunScore]) -> BTreeSet<u64> {
 }
 
 fn row(s: &RunScore, span: &Span) -> [String; 9] {
-    let interval = |i: Option<(f64, f64)>| {
-        i.map_or("-".into(), |(a, b)| format!("{:.1} – {:.1} %", a * 100.0, b * 100.0))
-    };
+    let bounds = |i: Option<(f64, f64)>| i.map_or("-".into(), interval);
     let graded = s.n > 0;
     [
         (s.run + 1).to_string(),
         if graded { format!("{}/{}", s.correct, s.n) } else { format!("-/{}", span.ordinals.len()) },
         if graded { percent(s.correct as f64 / s.n as f64) } else { "-".into() },
-        interval(s.wilson),
-        interval(s.clopper_pearson),
+        bounds(s.wilson),
+        bounds(s.clopper_pearson),
         s.errors.to_string(),
         s.degenerate.to_string(),
         if span.seconds > 0.0 { format!("{:.1}", span.seconds) } else { "-".into() },
@@ -92,7 +90,7 @@ fn notes(leg: &Leg, j: &Judgment) -> Vec<String> {
     if let Some(s) = stretch {
         let recovery = match s.recovery {
             Some(r) => format!("recovery at ordinal {r}{}", place(leg, r)),
-            None => "no recovery".to_owned(),
+            None => "not recovered by the end".to_owned(),
         };
         out.push(format!("Onset at ordinal {}{}, {recovery} (by {}).", s.onset, place(leg, s.onset), s.by));
         if !s.further.is_empty() {

@@ -8,7 +8,7 @@ use crate::gates::Judgment;
 use crate::stats::power::p_value;
 use cute_records::{Finding, Outcome, Severity};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A word for an outcome.
 pub fn word(outcome: Outcome) -> &'static str {
@@ -69,9 +69,13 @@ pub fn misses(leg: &Leg, show: Rows) -> Option<Table> {
     }
     let mut rows: BTreeMap<u64, BTreeMap<u64, (String, Label)>> = BTreeMap::new();
     let mut golds: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut missed = BTreeSet::new();
     for (c, l) in leg.replies() {
         if c.correct.is_none() && l.label != Label::ClientError {
             continue;
+        }
+        if c.correct != Some(true) {
+            missed.insert(c.index);
         }
         if let Some(gold) = &c.gold {
             golds.insert(c.index, gold);
@@ -90,7 +94,7 @@ pub fn misses(leg: &Leg, show: Rows) -> Option<Table> {
         };
         rows.entry(c.index).or_default().insert(c.run, (cell, l.label));
     }
-    rows.retain(|_, runs| runs.values().any(|(cell, _)| cell != "·"));
+    rows.retain(|index, _| missed.contains(index));
     if rows.is_empty() {
         return None;
     }

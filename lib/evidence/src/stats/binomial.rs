@@ -32,6 +32,14 @@ pub fn pmf(k: u64, n: u64, p: f64) -> f64 {
     (ln_choose(n, k) + k as f64 * p.ln() + (n - k) as f64 * (-p).ln_1p()).exp()
 }
 
+/// P(X <= k) for X marked ones among `drawn` of `all`, `marked` of them marked: the exact test of two shares.
+pub fn hypergeometric_cdf(k: u64, drawn: u64, marked: u64, all: u64) -> f64 {
+    let least = (drawn + marked).saturating_sub(all);
+    let of =
+        |x: u64| (ln_choose(marked, x) + ln_choose(all - marked, drawn - x) - ln_choose(all, drawn)).exp();
+    (least..=k.min(drawn).min(marked)).map(of).sum::<f64>().min(1.0)
+}
+
 /// Natural logarithm of n over k.
 pub fn ln_choose(n: u64, k: u64) -> f64 {
     ln_gamma(n as f64 + 1.0) - ln_gamma(k as f64 + 1.0) - ln_gamma((n - k) as f64 + 1.0)

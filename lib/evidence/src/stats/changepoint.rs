@@ -1,5 +1,7 @@
 //! The likeliest bad stretch: the segment whose miss rate differs most convincingly from the rest.
 
+use super::binomial;
+
 /// A stretch of the order axis with a miss rate of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
@@ -57,6 +59,18 @@ pub fn worst_segment(misses: &[bool]) -> Option<Segment> {
         }
     }
     best.filter(|b| b.log_likelihood_ratio > penalty(n))
+}
+
+/// A recovery is claimed when so few misses behind a segment would come this rarely at one rate for both. The
+/// likeliest segment always ends at a miss, with hits behind it: the edge was chosen, so the level is strict.
+const RECOVERED: f64 = 0.001;
+
+/// Whether what stands behind a segment can be told from it (one-sided exact test).
+pub fn told_from_rest(misses: &[bool], segment: &Segment) -> bool {
+    let count = |of: &[bool]| of.iter().filter(|m| **m).count() as u64;
+    let (inside, behind) = (&misses[segment.start..segment.end], &misses[segment.end..]);
+    let (marked, all) = (count(inside) + count(behind), (inside.len() + behind.len()) as u64);
+    binomial::hypergeometric_cdf(count(behind), behind.len() as u64, marked, all) < RECOVERED
 }
 
 /// Two edges and one more rate, each worth half a log of the length (Schwarz), and one more edge for the search.

@@ -30,15 +30,19 @@ impl Power {
         1.0 - (1.0 - self.fails_once(p)).powi(self.runs as i32)
     }
 
-    /// The sentence a reader needs beside the gate.
+    /// The sentence a reader needs beside the gate: what it sees and what it wrongly fails, for the same runs.
     pub fn sentence(&self, good: f64, bad: f64) -> String {
-        let runs = match self.runs {
-            0 | 1 => String::new(),
-            runs => format!(" (in {} when all of {runs} runs must pass)", percent(self.fails(bad))),
-        };
         let only = if self.fails_once(bad) < 0.8 { "only " } else { "" };
+        let all = match self.runs {
+            0 | 1 => String::new(),
+            runs => format!(
+                "; when all of {runs} runs must pass, it sees the drop in {} and fails a sound system in {}",
+                percent(self.fails(bad)),
+                percent(self.fails(good)),
+            ),
+        };
         format!(
-            "{} of {} asked once sees a drop from {} to {} in {only}{} of runs{runs}, and fails a sound system in {}",
+            "{} of {} asked once sees a drop from {} to {} in {only}{} of runs and fails a sound system in {}{all}",
             self.k,
             self.n,
             percent(good),
@@ -59,14 +63,32 @@ pub fn p_value(p: f64) -> String {
     }
 }
 
-/// A share as people read it.
+/// A share as people read it: never 100 % for less than all, nor 0 % for more than none.
 pub fn percent(p: f64) -> String {
     let x = p * 100.0;
     match x {
-        x if (x - x.round()).abs() < 1e-9 => format!("{x:.0} %"),
-        x if x >= 10.0 => format!("{x:.0} %"),
-        x if x >= 0.1 => format!("{x:.1} %"),
-        x if x > 0.0 => format!("{x:.1e} %"),
-        _ => "0 %".to_owned(),
+        x if x > 0.0 && x < 0.1 => format!("{x:.1e} %"),
+        x if x < 10.0 && (x - x.round()).abs() > 1e-9 => format!("{} %", hundredths(p, 1)),
+        _ => format!("{} %", hundredths(p, 0)),
+    }
+}
+
+/// The bounds of a share as people read them.
+pub fn interval((low, high): (f64, f64)) -> String {
+    format!("{} – {} %", hundredths(low, 1), hundredths(high, 1))
+}
+
+/// A share in hundredths: with so many decimals, or as many more as it takes not to say 0 or 100 of another one.
+fn hundredths(p: f64, decimals: usize) -> String {
+    const MOST: usize = 4;
+    let shown = |d: usize| format!("{:.d$}", p * 100.0);
+    let whole = |text: &str| matches!(text.parse(), Ok(0.0 | 100.0));
+    if p <= 0.0 || p >= 1.0 {
+        return shown(decimals);
+    }
+    match (decimals..=MOST).map(shown).find(|text| !whole(text)) {
+        Some(text) => text,
+        None if p < 0.5 => "0.0001".to_owned(),
+        None => "99.9999".to_owned(),
     }
 }

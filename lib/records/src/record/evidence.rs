@@ -222,7 +222,7 @@ pub struct Verdict {
     pub runs: Vec<RunScore>,
     /// first ordinal of the bad stretch
     pub onset_ordinal: Option<u64>,
-    /// first ordinal after the bad stretch
+    /// first ordinal after the bad stretch; none when nothing shows an end of it
     pub recovery_ordinal: Option<u64>,
     /// replies that are degenerate
     pub degenerate: u64,

@@ -100,7 +100,7 @@ fn headline(case: &Case, j: &Judgment) -> String {
     };
     out += &match (v.onset_ordinal, v.recovery_ordinal) {
         (Some(a), Some(b)) => format!("; bad from request {a}, good again from {b}"),
-        (Some(a), None) => format!("; bad from request {a} to the end"),
+        (Some(a), None) => format!("; bad from request {a}, not recovered by the end"),
         _ => String::new(),
     };
     if let Some(m) = &v.mechanism {
