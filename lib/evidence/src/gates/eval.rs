@@ -157,11 +157,11 @@ fn read(metric: &str, case: &Case, settings: &Settings) -> Reading {
         "accuracy" => {
             let scores: Vec<RunScore> = case.legs.iter().flat_map(|l| l.scores()).collect();
             let (k, n) = scores.iter().fold((0, 0), |(k, n), s| (k + s.correct, n + s.n));
-            if n == 0 {
-                return Missing(ungraded(case).unwrap_or_else(|| "no graded completion".to_owned()));
-            }
             if let Some(ungraded) = ungraded(case) {
                 return Missing(ungraded);
+            }
+            if n == 0 {
+                return Missing("no graded completion".to_owned());
             }
             Count { value: k, of: n, story: format!("{k} of {n} right ({})", percent(k as f64 / n as f64)) }
         }

@@ -21,7 +21,7 @@ pub struct Chip {
 impl Chip {
     /// That of an architecture such as `sm_90a`.
     pub fn of(arch: &str) -> Chip {
-        let shared = if arch.starts_with("sm_12") { 99 << 10 } else { 227 << 10 };
+        let shared = if arch.starts_with("sm_12") { 99 << 10 } else { SHARED };
         Chip { shared, wgmma: arch == "sm_90a" }
     }
 }
@@ -147,6 +147,8 @@ pub fn units(c: &Config, l: &Layouts, chip: Chip) -> Vec<Unit> {
 }
 
 /// Multiprocessors and bytes of shared memory of a block, for tiles that are compiled ahead.
-const H200: (u32, u32) = (132, 232_448);
+const H200: (u32, u32) = (132, SHARED);
+/// Bytes of shared memory that a block of sm_90 can have.
+pub(super) const SHARED: u32 = 227 << 10;
 /// Bytes of shared memory of a block on the devices that have least, sm_120 and sm_121.
 const LEAST_SHARED: u32 = 101_376;

@@ -3,6 +3,7 @@
 use super::gpu::{Arg, Ptr, Unit};
 use super::layout::TILE;
 use super::units::Epilogue;
+use super::wgmma::Slab;
 use super::{BF16, Buf, Cuda, Layout, Matrix, Part, int, ptr};
 use crate::Error;
 
@@ -117,6 +118,19 @@ pub(super) fn on_tensor_cores(layout: Layout) -> bool {
     layout == BF16 || layout.is_packed()
 }
 
+/// How a product is launched.
+pub(super) struct Setup {
+    pub(super) unit: (Unit, &'static str),
+    /// rows and outputs of a block
+    pub(super) block: [usize; 2],
+    pub(super) threads: u32,
+    pub(super) smem: u32,
+    /// makes the operand of the rows
+    pub(super) narrow: Unit,
+    /// from one row or stretch of rows of it to the next, as the kernel says
+    pub(super) lda: u64,
+}
+
 impl Cuda {
     /// Whether a matrix is multiplied on the tensor cores when a prompt is computed.
     pub(super) fn on_tensor_cores(&self, w: &Matrix) -> bool {
@@ -133,31 +147,41 @@ impl Cuda {
         epilogue: Epilogue,
         rows: usize,
     ) -> Result<(), Error> {
-        let mut parts = w.products(epilogue)?.into_iter();
-        if self.gpu().wgmma() {
-            return parts.try_for_each(|part| self.wgmma((out, x), (w, part), epilogue, rows));
-        }
-        let swiglu = epilogue == Epilogue::Swiglu;
-        let shared = self.gpu().shared_memory();
-        parts.try_for_each(|part| {
-            let layout = part.layout;
-            let n = if swiglu { 2 * part.n } else { part.n };
-            let tile = Tile::choose(rows, (n, layout), swiglu, self.multiprocessors, shared);
-            let columns = if swiglu { tile.block[1] / 2 } else { tile.block[1] };
-            let narrow = self.narrow(x, (layout, w.k), rows)?;
+        w.products(epilogue)?.into_iter().try_for_each(|part| {
+            let gates = if epilogue == Epilogue::Swiglu { 2 } else { 1 };
+            let setup = self.setup(rows, gates * part.n, (part.layout, w.k), epilogue);
+            let narrow = self.narrow_to(x, (setup.narrow, part.layout.kp(w.k)), (rows, setup.lda))?;
             let args = [
                 ptr(out.at + 4 * part.first as u64),
                 ptr(narrow),
                 ptr(part.at),
                 int(rows),
                 int(part.n),
-                Arg::U64(layout.kp(w.k) as u64),
+                Arg::U64(setup.lda),
                 Arg::U64(out.ld as u64),
             ];
-            let grid = [rows.div_ceil(tile.block[0]) * part.n.div_ceil(columns), 1, 1];
-            let unit = (tile.unit(layout, w.k, epilogue), "gemm");
-            self.launch(unit, grid, tile.threads(), tile.smem(layout), &args)
+            let [tall, wide] = setup.block;
+            let grid = [rows.div_ceil(tall) * part.n.div_ceil(wide / gates), 1, 1];
+            self.launch(setup.unit, grid, setup.threads, setup.smem, &args)
         })
+    }
+
+    /// How `rows` rows are multiplied with `n` outputs, gate and up counted.
+    fn setup(&self, rows: usize, n: usize, (layout, k): (Layout, usize), epilogue: Epilogue) -> Setup {
+        if self.gpu().wgmma() {
+            return Slab::choose(rows, n, self.multiprocessors).setup(rows, (layout, k), epilogue);
+        }
+        let swiglu = epilogue == Epilogue::Swiglu;
+        let shared = self.gpu().shared_memory();
+        let tile = Tile::choose(rows, (n, layout), swiglu, self.multiprocessors, shared);
+        Setup {
+            unit: (tile.unit(layout, k, epilogue), "gemm"),
+            block: tile.block,
+            threads: tile.threads(),
+            smem: tile.smem(layout),
+            narrow: to_bf16(layout, k),
+            lda: layout.kp(k) as u64,
+        }
     }
 
     /// The rows of `x` as bf16, `[rows, kp]`, in the order of products with weights of this layout.
@@ -165,15 +189,10 @@ impl Cuda {
         self.narrow_to(x, (to_bf16(layout, k), layout.kp(k)), (rows, 0))
     }
 
-    /// The same by a unit of `to_bf16.cu` for `kp` inputs, for `there` rows.
-    pub(super) fn narrow_to(
-        &self,
-        x: &Buf,
-        (unit, kp): (Unit, usize),
-        (rows, there): (usize, u64),
-    ) -> Result<Ptr, Error> {
+    /// The same by a unit of `to_bf16.cu` for `kp` inputs; `ld` is what tiled rows are apart.
+    fn narrow_to(&self, x: &Buf, (unit, kp): (Unit, usize), (rows, ld): (usize, u64)) -> Result<Ptr, Error> {
         let at = self.narrow_rows.get();
-        let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64), Arg::U64(there)];
+        let args = [ptr(at), ptr(x.at), int(rows), int(x.width), Arg::U64(x.ld as u64), Arg::U64(ld)];
         self.launch((unit, "to_bf16"), [(rows * kp / 8).div_ceil(256), 1, 1], 256, 0, &args)?;
         Ok(at)
     }

@@ -1,16 +1,14 @@
-//! Products of a prompt's many rows on the asynchronous tensor cores of sm_90a: which tiles, and the launch.
+//! Products of a prompt's many rows on the asynchronous tensor cores of sm_90a: which tiles.
 
-use super::gemm::define;
-use super::gpu::{Arg, Unit};
+use super::Layout;
+use super::ahead::SHARED;
+use super::gemm::{Setup, define};
+use super::gpu::Unit;
 use super::layout::{BLOCK, TILE};
 use super::units::Epilogue;
-use super::{Buf, Cuda, Layout, Matrix, Part, int, ptr};
-use crate::Error;
 
 /// Inputs of a stage of rows.
 const DEPTH: usize = 64;
-/// Shared memory of a block of sm_90a.
-const SHARED: usize = 227 << 10;
 /// Rows of A lie in groups of so many.
 pub(super) const ROWS: usize = 8;
 
@@ -53,14 +51,22 @@ impl Slab {
         let stage = self.rows * DEPTH * 2 + 16;
         let block = self.outputs / TILE * layout.tile_bytes(BLOCK) + 16;
         let blocks = if self.outputs < 128 { 8 } else { 3 };
-        [(((SHARED - 1032 - blocks * block) / stage).min(8), stage), (blocks, block)]
+        [(((SHARED as usize - 1032 - blocks * block) / stage).min(8), stage), (blocks, block)]
     }
     /// Bytes of shared memory.
     pub fn smem(&self, layout: Layout) -> u32 {
         (1032 + self.rings(layout).map(|(count, bytes)| count * bytes).iter().sum::<usize>()) as u32
     }
-    fn threads(&self) -> u32 {
-        2 * self.outputs as u32 + 128
+    /// How `rows` rows are multiplied with weights of `k` inputs.
+    pub(super) fn setup(&self, rows: usize, (layout, k): (Layout, usize), epilogue: Epilogue) -> Setup {
+        Setup {
+            unit: (self.unit(layout, k, epilogue), "gemm_sm90"),
+            block: [self.rows, self.outputs],
+            threads: 2 * self.outputs as u32 + 128,
+            smem: self.smem(layout),
+            narrow: to_bf16(layout, k),
+            lda: rows.next_multiple_of(ROWS) as u64,
+        }
     }
     /// The unit for weights of `k` inputs.
     pub fn unit(&self, layout: Layout, k: usize, epilogue: Epilogue) -> Unit {
@@ -84,36 +90,6 @@ pub fn to_bf16(layout: Layout, k: usize) -> Unit {
     unit
 }
 
-impl Cuda {
-    /// `out (=, +=, swiglu) bf16(x) bf16(W)ᵀ` for a part of a matrix of `n` columns.
-    pub(super) fn wgmma(
-        &self,
-        (out, x): (&Buf, &Buf),
-        (w, part): (&Matrix, Part),
-        epilogue: Epilogue,
-        rows: usize,
-    ) -> Result<(), Error> {
-        let layout = part.layout;
-        let swiglu = epilogue == Epilogue::Swiglu;
-        let slab = Slab::choose(rows, if swiglu { 2 * part.n } else { part.n }, self.multiprocessors);
-        let columns = if swiglu { slab.outputs / 2 } else { slab.outputs };
-        let there = rows.next_multiple_of(ROWS) as u64;
-        let narrow = self.narrow_to(x, (to_bf16(layout, w.k), layout.kp(w.k)), (rows, there))?;
-        let args = [
-            ptr(out.at + 4 * part.first as u64),
-            ptr(narrow),
-            ptr(part.at),
-            int(rows),
-            int(part.n),
-            Arg::U64(there),
-            Arg::U64(out.ld as u64),
-        ];
-        let grid = [rows.div_ceil(slab.rows) * part.n.div_ceil(columns), 1, 1];
-        let unit = (slab.unit(layout, w.k, epilogue), "gemm_sm90");
-        self.launch(unit, grid, slab.threads(), slab.smem(layout), &args)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +111,7 @@ mod tests {
             for layout in [Layout::Bf16 { pieces: 1 }, Layout::Fp8, Layout::Nvfp4] {
                 let [(stages, _), (blocks, _)] = slab.rings(layout);
                 assert!(stages > 2 && blocks > 2, "{slab:?} {layout:?}: {stages} stages, {blocks} blocks");
-                assert!(slab.smem(layout) as usize <= SHARED, "{slab:?} {layout:?}");
+                assert!(slab.smem(layout) <= SHARED, "{slab:?} {layout:?}");
             }
         }
     }
