@@ -6,9 +6,10 @@
 //
 // A block owns consecutive tiles. Unit u of the inputs (64 of them) belongs to warp u mod 16. With the k of a fragment permuted
 // equally on both sides, a lane's 8 weights of one output are the B operands of two mma. x is the A operand: up to 8 rows take
-// hi in rows 0–7 and lo in rows 8–15 of one mma; up to 16 rows take two. Either way a warp adds its units in ascending
-// order, and an output is Σ over warps, ascending, of (hi chain + lo chain): its bits do not depend on the number of rows, on
-// the row's place, on the grid, nor on the ring. One row of x lies in shared memory.
+// hi in rows 0–7 and lo in rows 8–15 of one mma; up to 16 rows take two. One row with PAIRS of tiles has the sides changed:
+// the weights of two tiles are A, hi and lo of x two columns of B. Either way a warp adds its units in ascending order, and an
+// output is Σ over warps, ascending, of (hi chain + lo chain): its bits do not depend on the number of rows, on the row's place,
+// on the grid, nor on the ring. One row of x lies in shared memory.
 #pragma once
 #include "packed.cuh"
 #include "ring.cuh"
@@ -25,9 +26,10 @@ struct LinearArgs {
     u32 at; // GATHER: the rows of x that this lane takes for rows g and, in the upper half, g + 8
 };
 
-template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false> struct Linear {
+template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false, bool PAIRS = MAXROWS == 1 && (W::TILES > 1)>
+struct Linear {
     typedef Ring<MAXROWS> Stages;
-    template <class V_> using With = Linear<V_, K, MAXROWS, EPI, NORMED>; // of other weights
+    template <class V_> using With = Linear<V_, K, MAXROWS, EPI, NORMED, false, PAIRS>; // of other weights, x lying as it does
     static constexpr bool ONE = Stages::ONE;
     static constexpr int XP = (K + 63) / 64 * 64; // of x
     static constexpr int KP = (XP + W::GRAIN * 64 - 1) / (W::GRAIN * 64) * (W::GRAIN * 64);
@@ -39,6 +41,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
     static constexpr int STRIP = Stages::UNITS * W::UNIT; // bytes
     static constexpr int P = ONE ? (W::GRAIN == 1 ? 16 : 24) / (2 * T) * (2 * T) : 2; // tiles of W with sums in shared memory
     static constexpr int ACC = MAXROWS > 8 ? 8 : 4;
+    static constexpr int SUMS = PAIRS ? (T + 1) / 2 : T; // of ACC
     static constexpr int PART = P * LINEAR_WARPS * 8 * MAXROWS; // floats
     static constexpr int XBYTES = ONE ? KP * 4 : 0;
     static constexpr int SMEM_BYTES = XBYTES + PART * 4 + LINEAR_WARPS * 4; // beside the ring
@@ -71,8 +74,8 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
     u32 tile0, tiles; // of this block, tiles of outputs
     u32 unit0, units; // of the inputs' slot
 
-    // One row of x to shared memory, normed on the way, as operands of mma: of each four inputs hi of two, lo of these, hi
-    // of the other two, lo of these.
+    // One row of x to shared memory, normed on the way, as operands of mma: of each eight inputs hi, then lo; without PAIRS of
+    // each four inputs hi of two, lo of these, hi of the other two, lo of these.
     __device__ __forceinline__ void stage(const LinearArgs& a, char* smem) {
         float* scratch = (float*)(smem + XBYTES) + PART;
         constexpr int STEPS = (KP / 4 + LINEAR_THREADS - 1) / LINEAR_THREADS;
@@ -91,7 +94,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             for (int s = 0; s < STEPS; s++) {
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
-                split4(smem + i * 4, x[s].x * r * (1 + w[s].x), x[s].y * r * (1 + w[s].y), x[s].z * r * (1 + w[s].z),
+                split4(smem, i, x[s].x * r * (1 + w[s].x), x[s].y * r * (1 + w[s].y), x[s].z * r * (1 + w[s].z),
                        x[s].w * r * (1 + w[s].w));
             }
         } else {
@@ -100,16 +103,22 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
                 int i = (s * LINEAR_THREADS + threadIdx.x) * 4;
                 if (i >= KP) continue;
                 float4 x = i < XP ? *(const float4*)(a.x + i) : make_float4(0, 0, 0, 0);
-                split4(smem + i * 4, x.x, x.y, x.z, x.w);
+                split4(smem, i, x.x, x.y, x.z, x.w);
             }
         }
         __syncthreads();
     }
-    __device__ __forceinline__ static void split4(char* to, float a, float b, float c, float d) {
-        uint4 v;
-        split_bf16(a, b, v.x, v.y);
-        split_bf16(c, d, v.z, v.w);
-        *(uint4*)to = v;
+    __device__ __forceinline__ static void split4(char* smem, int i, float a, float b, float c, float d) {
+        uint2 hi, lo;
+        split_bf16(a, b, hi.x, lo.x);
+        split_bf16(c, d, hi.y, lo.y);
+        if (PAIRS) {
+            char* to = smem + i / 8 * 32 + i % 8 * 2;
+            *(uint2*)to = hi;
+            *(uint2*)(to + 16) = lo;
+        } else {
+            *(uint4*)(smem + i * 4) = make_uint4(hi.x, lo.x, hi.y, lo.y);
+        }
     }
 
     // Eight inputs of row `row` of several rows of x from `k` on, as four words of hi and of lo.
@@ -135,47 +144,63 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i % 2 ? scale.y : scale.x, c[i]);
         }
     }
-    // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's and which
-    // has `here` tiles. One row: lanes 0 to 3 need it, and with several tiles a stage the others have zeros instead.
-    __device__ __forceinline__ void multiply_one(float (&acc)[T][ACC], Stages& ring, int slot, u32 first, u32 here,
-                                                 const char* smem) {
-        u32 own = threadIdx.x >> 5, unit = first + own;
-        bool in = unit < units;
-        alignas(16) u32 x[2][2][4]; // of each half, the first and the last four inputs
+    // c += [w; v] x of a pair's half; `scale` of w's output and of v's.
+    __device__ __forceinline__ static void add_pair(float (&c)[4], uint4 w, uint4 v, const u32 (&x)[2][4], float2 scale) {
+        float sums[4] = {};
+        float(&to)[4] = *(W::SCALED_SUMS ? &sums : &c);
+        u32 p[4] = {w.x, v.x, w.y, v.y}, q[4] = {w.z, v.z, w.w, v.w};
+        mma_bf16(to, p, x[0][0], x[0][1]);
+        mma_bf16(to, q, x[0][2], x[0][3]);
+        if (W::SCALED_SUMS) {
 #pragma unroll
-        for (int i = 0; T > 1 && i < 16; i++) ((u32*)x)[i] = 0;
-        if (in && (T == 1 || (threadIdx.x & 31) < 4)) {
+            for (int i = 0; i < 4; i++) c[i] = __fmaf_rn(sums[i], i / 2 ? scale.y : scale.x, c[i]);
+        }
+    }
+    // `acc` gains the products of this warp's unit of the stage in `slot`, whose first unit is `first` of the share's and which
+    // has `here` tiles. One row: x holds its inputs of each half, what the lane needs of them. Of pairs that is hi in lanes 0 to
+    // 3 and lo in lanes 4 to 7; other lanes' columns are read by nobody.
+    __device__ __forceinline__ void multiply_one(float (&acc)[SUMS][ACC], u32 (&x)[2][2][4], Stages& ring, int slot, u32 first,
+                                                 u32 here, const char* smem) {
+        u32 own = threadIdx.x >> 5, unit = first + own, g = (threadIdx.x & 31) >> 2;
+        bool in = unit < units;
+        if (in && (!PAIRS || g < 2)) {
             u32 k = (W::PIECES == 1 ? unit0 + unit : (unit0 + unit) % (KP / 64)) * 64;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const uint4* from = (const uint4*)(smem + (k + W::input(half)) * 4);
-                *(uint4*)x[half][0] = from[0];
-                *(uint4*)x[half][1] = from[1];
+                *(uint4*)x[half][0] = from[PAIRS ? g : 0];
+                if (!PAIRS) *(uint4*)x[half][1] = from[1];
             }
         }
         ring.wait(slot);
         if (in) {
-            auto tile = [&](int j) {
-                const char* strip = ring.bytes(slot) + j * STRIP;
-                float2 scale = W::scales(strip, own);
+            auto tiles = [&](int j, bool two) {
+                const char *w = ring.bytes(slot) + j * STRIP, *v = two ? w + STRIP : w;
 #pragma unroll
-                for (int half = 0; half < 2; half++)
-                    add(acc[j], x[half][0], x[half][1], W::operands(strip, own, half), scale);
+                for (int half = 0; half < 2; half++) {
+                    uint4 ours = W::operands(w, own, half);
+                    if (PAIRS)
+                        add_pair(acc[j / 2], ours, W::operands(v, own, half), x[half],
+                                 make_float2(W::scale(w, own, g), W::scale(v, own, g)));
+                    else
+                        add(acc[j], x[half][0], x[half][1], ours, W::scales(w, own));
+                }
             };
             if (T == 1 || here >= T) {
 #pragma unroll
-                for (int j = 0; j < T; j++) tile(j);
+                for (int j = 0; j < T; j += 1 + PAIRS) tiles(j, j + 1 < T);
             } else {
 #pragma unroll
-                for (int j = 0; j < T - 1; j++)
-                    if (j < here) tile(j);
+                for (int j = 0; j < T - 1; j += 1 + PAIRS)
+                    if (PAIRS && j + 1 < here) tiles(j, true);
+                    else if (j < here) tiles(j, false);
             }
         }
         ring.leave(slot);
     }
 
     // The same for several rows, and of ROUNDS units.
-    __device__ __forceinline__ void multiply(float (&acc)[T][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first) {
+    __device__ __forceinline__ void multiply(float (&acc)[SUMS][ACC], const LinearArgs& a, Stages& ring, int slot, u32 first) {
         int own = (threadIdx.x >> 5) % Stages::UNITS, g = (threadIdx.x & 31) >> 2;
 #pragma unroll(MAXROWS > 8 ? 1 : ROUNDS) // sixteen rows are short of registers
         for (int round = 0; round < ROUNDS; round++) {
@@ -213,11 +238,14 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
         ring.leave(slot);
     }
 
-    // This warp's part of the outputs of one tile of W, [tile][warp][8 outputs][rows]; its sums start again.
-    __device__ __forceinline__ void put(float* part, float (&acc)[ACC], int tile) {
+    // This warp's part of the outputs of one tile of W, [tile][warp][8 outputs][rows], or of `two`; its sums start again.
+    __device__ __forceinline__ void put(float* part, float (&acc)[ACC], int tile, bool two = false) {
         int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, n = (lane & 3) * 2;
         float* p = part + ((tile * LINEAR_WARPS + warp) * 8 + n) * MAXROWS + g;
-        if (MAXROWS <= 8 && g < MAXROWS) {
+        if (PAIRS) {
+            if (n == 0) p[0] = acc[0] + acc[1];
+            if (n == 0 && two) p[LINEAR_WARPS * 8] = acc[2] + acc[3];
+        } else if (MAXROWS <= 8 && g < MAXROWS) {
             p[0] = acc[0] + acc[2];
             p[MAXROWS] = acc[1] + acc[3];
         } else if (MAXROWS > 8) {
@@ -262,31 +290,33 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
             float* out = a.out + (u64)row * a.ldo + o;
             *out = EPI == ADD ? *out + y : y;
         }
-        __syncthreads();
     }
 
     // The next product of the ring's. `smem` holds SMEM_BYTES beside the ring; x may be read from here on. `staged`: the
     // product before had the same x and norm, and KP.
     __device__ __forceinline__ void run(const LinearArgs& a, Stages& ring, char* smem, bool staged = false) {
+        if (ring.taking) __syncthreads(); // the product before may still be reading its sums
         const Share& s = ring.share(ring.taking++);
         tile0 = s.tile0, tiles = s.tiles / V, unit0 = s.unit0, units = s.units;
         u32 steps = s.steps;
         float* part = (float*)(smem + XBYTES);
-        float acc[T][ACC];
+        float acc[SUMS][ACC];
 #pragma unroll
-        for (int j = 0; j < T; j++)
+        for (int j = 0; j < SUMS; j++)
 #pragma unroll
             for (int i = 0; i < ACC; i++) acc[j][i] = 0;
         if constexpr (ONE) {
             if (!staged) stage(a, smem);
+            alignas(16) u32 x[2][2][4] = {};
             for (u32 tile = 0; tile < tiles * V; tile += T) {
 #pragma unroll 1
                 for (u32 step = 0; step < steps; step++) {
-                    multiply_one(acc, ring, ring.slot, step * Stages::UNITS, tiles * V - tile, smem);
+                    multiply_one(acc, x, ring, ring.slot, step * Stages::UNITS, tiles * V - tile, smem);
                     ring.next();
                 }
+                if (tile && tile % P == 0) __syncthreads(); // others read the sums before
 #pragma unroll
-                for (int j = 0; j < T; j++) put(part, acc[j], (tile + j) % P);
+                for (int j = 0; j < T; j += 1 + PAIRS) put(part, acc[j / (1 + PAIRS)], (tile + j) % P, j + 1 < T);
                 if ((tile + T) % P == 0 || tile + T >= tiles * V) reduce(a, part, tile / P * P);
             }
         } else {
@@ -299,6 +329,7 @@ template <class W, int K, int MAXROWS, int EPI, bool NORMED, bool GATHER = false
                 }
 #pragma unroll
                 for (int j = 0; j < T; j += P) {
+                    if (tile + j) __syncthreads();
 #pragma unroll
                     for (int i = 0; i < P; i++) put(part, acc[j + i], i);
                     if (tile + j < tiles * V) reduce(a, part, tile + j);
